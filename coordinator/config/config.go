@@ -1,0 +1,195 @@
+// Package config reads colod's configuration file.
+//
+// The file is strict YAML: an unknown key, a key given twice or a value of
+// the wrong kind is an error, and every error names file, line, column and
+// key, and says what to write instead. All problems are reported at once.
+// The package never changes the system and reads no file but the one it is
+// given; whether files named in it exist is for the daemon to find out.
+package config
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+)
+
+// Config is one node's configuration.
+//
+// The tags are the reference: doc is the sentence shown in the example, the
+// schema and the manual, default is the value of an absent key.
+type Config struct {
+	Node      string    `yaml:"node" required:"true" example:"a" doc:"Name of this node. It stands in the node's certificate and in the pairs' node lists."`
+	Listen    string    `yaml:"listen" required:"true" example:"198.51.100.1:7420" doc:"Address and port on which the other node reaches this one."`
+	TLS       TLS       `yaml:"tls" required:"true" doc:"Certificates of the links between nodes (made by colod cert). Relative paths start at the directory of this file."`
+	StateDir  string    `yaml:"state_dir" default:"/var/lib/colod" doc:"Directory of what must survive a reboot."`
+	RunDir    string    `yaml:"run_dir" default:"/run/colod" doc:"Directory of sockets and of the registry of running VMs; must survive a restart of colod, not a reboot."`
+	API       API       `yaml:"api" doc:"Local control socket."`
+	Log       Log       `yaml:"log" doc:"Logging, to standard error."`
+	Heartbeat Heartbeat `yaml:"heartbeat" doc:"Detection of a lost node."`
+	Arbiter   Arbiter   `yaml:"arbiter" required:"true" doc:"Where the record of who speaks is kept. Both nodes must use the same one."`
+	Pairs     []Pair    `yaml:"pairs" required:"true" doc:"The protected guests in which this node takes part."`
+
+	// File is the path the configuration was read from.
+	File string `yaml:"-"`
+}
+
+// TLS names the files of the node's identity.
+type TLS struct {
+	CA   string `yaml:"ca" required:"true" example:"ca.pem" doc:"Certificate of the authority that signed both nodes' certificates."`
+	Cert string `yaml:"cert" required:"true" example:"a.pem" doc:"Certificate of this node; its DNS name is the node's name."`
+	Key  string `yaml:"key" required:"true" example:"a.key" doc:"Private key of this node."`
+}
+
+// API configures the control socket.
+type API struct {
+	Socket string `yaml:"socket" default:"" doc:"Path of the unix socket of the HTTP API; empty means api.sock in run_dir. Who may open it may end the guests."`
+}
+
+// Log configures logging.
+type Log struct {
+	Level  string `yaml:"level" default:"info" enum:"trace,debug,info,warn,error" doc:"Least level that is written."`
+	Format string `yaml:"format" default:"auto" enum:"auto,console,json" doc:"auto: console on a terminal, else json."`
+}
+
+// Heartbeat configures the detection of a lost node.
+type Heartbeat struct {
+	Interval Duration `yaml:"interval" default:"50ms" doc:"Time between two heartbeats."`
+	Timeout  Duration `yaml:"timeout" default:"250ms" doc:"Silence after which the other node is considered lost. Safety does not depend on it: a wrong suspicion costs a synchronisation, never a byte."`
+}
+
+// Arbiter says where the pairs' records are. Exactly one kind is given.
+type Arbiter struct {
+	File *FileArbiter `yaml:"file" doc:"A directory on one host: for the lab and for development. Not for two hosts."`
+}
+
+// FileArbiter keeps records in files of one directory.
+type FileArbiter struct {
+	Path string `yaml:"path" required:"true" example:"/var/lib/colod/arbiter" doc:"Directory of the records; made if it is absent."`
+}
+
+// Pair is one protected guest.
+type Pair struct {
+	Name        string     `yaml:"name" required:"true" example:"guest1" doc:"Name of the pair: letters, digits, dot, dash and underscore, at most 48."`
+	Nodes       []PairNode `yaml:"nodes" required:"true" doc:"The two nodes. The first is the speaker of a new pair."`
+	Network     Network    `yaml:"network" required:"true" doc:"How the guest reaches the network on this node."`
+	VM          VM         `yaml:"vm" required:"true" doc:"The virtual machine. What the guest sees must be the same on both nodes."`
+	Mode        string     `yaml:"mode" default:"lockstep" enum:"lockstep" doc:"lockstep: output is released when both guests agree, and divergence causes a checkpoint."`
+	Hold        Hold       `yaml:"hold" doc:"How long a frame may wait for agreement before a checkpoint is taken. Between the bounds it follows the measured cost of a checkpoint."`
+	Checkpoint  Checkpoint `yaml:"checkpoint" doc:"Checkpoints."`
+	State       State      `yaml:"state" doc:"The stream of the guest's memory and devices between the nodes."`
+	AutoProtect bool       `yaml:"auto_protect" default:"true" doc:"Protect the guest again by itself once the other node is there."`
+}
+
+// PairNode is one node of a pair.
+type PairNode struct {
+	Name    string `yaml:"name" required:"true" example:"a" doc:"Name of the node."`
+	Address string `yaml:"address" required:"true" example:"198.51.100.1:7420" doc:"Where the other node reaches it."`
+}
+
+// Network describes the guest's way to the network.
+type Network struct {
+	Bridge string `yaml:"bridge" required:"true" example:"br0" doc:"Existing bridge that the guest is to be on."`
+	Tap    string `yaml:"tap" required:"true" example:"vm0" doc:"Name of the tap device that colod makes for the guest."`
+	Uplink string `yaml:"uplink" default:"" doc:"Name of the veth that joins tap and bridge; empty means the tap's name with 'up' behind it. Its peer, the bridge port, has the uplink's name with 'br' behind it."`
+	MAC    string `yaml:"mac" required:"true" example:"52:54:00:12:34:56" doc:"The guest's MAC address."`
+	MTU    int    `yaml:"mtu" default:"1500" min:"576" max:"65535" doc:"MTU of tap and uplink."`
+}
+
+// VM describes the virtual machine.
+type VM struct {
+	QEMU    string            `yaml:"qemu" default:"qemu-system-x86_64" doc:"QEMU binary; a bare name is searched in PATH."`
+	Accel   string            `yaml:"accel" default:"auto" enum:"auto,kvm,tcg" doc:"Accelerator; auto takes KVM where it works."`
+	Machine string            `yaml:"machine" default:"pc" doc:"QEMU machine type; a versioned one lets nodes with different QEMU builds form a pair."`
+	CPU     string            `yaml:"cpu" default:"qemu64" doc:"QEMU CPU model; must exist on both hosts, so not 'host' unless they are alike."`
+	SMP     int               `yaml:"smp" default:"1" min:"1" max:"255" doc:"Number of virtual CPUs."`
+	Memory  Size              `yaml:"memory" required:"true" example:"256M" doc:"The guest's memory. The node of the secondary needs about twice as much."`
+	Kernel  string            `yaml:"kernel" default:"" doc:"Kernel to boot directly; empty means that args name something to boot from."`
+	Initrd  string            `yaml:"initrd" default:"" doc:"Initial RAM disk of the kernel."`
+	Append  string            `yaml:"append" default:"" doc:"Kernel command line."`
+	Args    []string          `yaml:"args" doc:"Further QEMU arguments, one a list item. Not: -qmp, -incoming, -netdev, -daemonize, -S."`
+	Env     map[string]string `yaml:"env" doc:"Environment variables added for QEMU."`
+	Grace   Duration          `yaml:"grace" default:"20s" doc:"How long colod stop waits for the guest to shut itself down before it is ended."`
+}
+
+// Hold bounds the wait for agreement.
+type Hold struct {
+	Min Duration `yaml:"min" default:"5ms" doc:"Lower bound of the hold budget."`
+	Max Duration `yaml:"max" default:"200ms" doc:"Upper bound of the hold budget."`
+}
+
+// Checkpoint configures checkpoints.
+type Checkpoint struct {
+	IdleInterval Duration `yaml:"idle_interval" default:"10s" doc:"Longest time without a checkpoint; 0s means no limit. A checkpoint proves that the secondary can still be reached."`
+	Timeout      Duration `yaml:"timeout" default:"10s" doc:"A checkpoint that takes longer means that the other side is lost."`
+	Retrigger    Duration `yaml:"retrigger" default:"1s" doc:"If QEMU has not stopped the guest that long after it was asked for a checkpoint, it is asked again."`
+	SyncTimeout  Duration `yaml:"sync_timeout" default:"10m" doc:"Limit of the first copy of the guest to the other node."`
+}
+
+// State configures the state stream.
+type State struct {
+	Encryption string `yaml:"encryption" default:"tls" enum:"tls,plain" doc:"plain: the guest's memory crosses the link unencrypted, for a dedicated link between the hosts."`
+}
+
+// Load reads, checks and completes the file. The error is a Problems when
+// the file could be read.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse checks data as the content of the file path. The error is a
+// Problems with every problem found.
+func Parse(path string, data []byte) (*Config, error) {
+	c := &Config{File: path}
+	d := decode(path, data, c)
+	if !d.broken {
+		validate(c, d)
+	}
+	if len(d.problems) > 0 {
+		return nil, d.sorted()
+	}
+	c.complete()
+	return c, nil
+}
+
+// complete fills in what follows from other keys.
+func (c *Config) complete() {
+	dir := filepath.Dir(c.File)
+	for _, p := range []*string{&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key} {
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	if c.API.Socket == "" {
+		c.API.Socket = filepath.Join(c.RunDir, "api.sock")
+	}
+	for i := range c.Pairs {
+		n := &c.Pairs[i].Network
+		if n.Uplink == "" {
+			n.Uplink = n.Tap + "up"
+		}
+	}
+}
+
+// Peer is the other node of the pair as seen from node.
+func (p *Pair) Peer(node string) PairNode {
+	for _, n := range p.Nodes {
+		if n.Name != node {
+			return n
+		}
+	}
+	return PairNode{}
+}
+
+// First reports whether node is the speaker of a new pair.
+func (p *Pair) First(node string) bool { return len(p.Nodes) > 0 && p.Nodes[0].Name == node }
+
+// HardwareAddr is the guest's MAC address; the configuration has been checked.
+func (n *Network) HardwareAddr() net.HardwareAddr {
+	a, _ := net.ParseMAC(n.MAC)
+	return a
+}

@@ -1,0 +1,289 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var (
+	pairName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$`)
+	nodeName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+	ifName   = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+)
+
+// maxSocketDir is the longest run_dir for which every socket path still fits
+// in the 107 bytes of sockaddr_un (unix(7)): colod adds
+// /vm/<pair up to 48>/<file up to 20>.
+const maxSocketDir = 107 - len("/vm/") - 48 - 1 - 20
+
+// checker adds problems at the place of a key.
+type checker struct {
+	d *decoder
+}
+
+func (c checker) bad(key, what, cure string) {
+	p, ok := c.d.pos[key]
+	for k := key; !ok && k != ""; {
+		i := strings.LastIndexAny(k, ".[")
+		if i < 0 {
+			k = ""
+		} else {
+			k = k[:i]
+		}
+		p, ok = c.d.pos[k]
+	}
+	c.d.add(p, key, what, cure)
+}
+
+// has reports whether the key stands in the file without a problem of its own.
+func (c checker) has(key string) bool {
+	if _, ok := c.d.pos[key]; !ok {
+		return false
+	}
+	for _, p := range c.d.problems {
+		if p.Key == key {
+			return false
+		}
+	}
+	return true
+}
+
+// validate checks what the types alone cannot: ranges, names, references
+// between keys. Keys that already have a problem are left alone.
+func validate(c *Config, d *decoder) {
+	ck := checker{d}
+	ck.node("node", c.Node)
+	ck.address("listen", c.Listen)
+	for _, p := range []struct{ key, path string }{{"state_dir", c.StateDir}, {"run_dir", c.RunDir}} {
+		if !filepath.IsAbs(p.path) {
+			ck.bad(p.key, fmt.Sprintf("%q is not an absolute path", p.path), "write the path from / on")
+		}
+	}
+	if len(c.RunDir) > maxSocketDir {
+		ck.bad("run_dir", fmt.Sprintf("the path has %d characters, too long for unix sockets in it", len(c.RunDir)), fmt.Sprintf("use one of at most %d", maxSocketDir))
+	}
+	if s := c.API.Socket; s != "" && (!filepath.IsAbs(s) || len(s) > 107) {
+		ck.bad("api.socket", fmt.Sprintf("%q is not an absolute path of at most 107 characters", s), "write such a path or leave the key out")
+	}
+	for _, f := range []struct{ key, path string }{{"tls.ca", c.TLS.CA}, {"tls.cert", c.TLS.Cert}, {"tls.key", c.TLS.Key}} {
+		if ck.has(f.key) && f.path == "" {
+			ck.bad(f.key, "the path is empty", "colod cert makes the files")
+		}
+	}
+	ck.heartbeat(c.Heartbeat)
+	ck.arbiter(c.Arbiter)
+	if ck.has("pairs") && len(c.Pairs) == 0 {
+		ck.bad("pairs", "the list is empty", "describe at least one pair")
+	}
+	ck.pairs(c)
+}
+
+func (ck checker) node(key, name string) {
+	if ck.has(key) && (len(name) > 253 || !nodeName.MatchString(name)) {
+		ck.bad(key, fmt.Sprintf("%q is not a node name", name), "use a DNS name such as a or host1.example.org: it stands in the node's certificate")
+	}
+}
+
+func (ck checker) address(key, addr string) {
+	if !ck.has(key) {
+		return
+	}
+	host, port, err := net.SplitHostPort(addr)
+	n, perr := strconv.Atoi(port)
+	if err != nil || perr != nil || n < 1 || n > 65535 {
+		ck.bad(key, fmt.Sprintf("%q is not an address with a port", addr), "write for example 198.51.100.1:7420 or [2001:db8::1]:7420")
+		return
+	}
+	if strings.ContainsAny(host, " /") {
+		ck.bad(key, fmt.Sprintf("%q is not a host", host), "write an IP address or a host name")
+	}
+}
+
+func (ck checker) heartbeat(h Heartbeat) {
+	if h.Interval.D() < time.Millisecond || h.Interval.D() > 10*time.Second {
+		ck.bad("heartbeat.interval", fmt.Sprintf("%s is out of range", h.Interval), "use 1ms to 10s")
+		return
+	}
+	if h.Timeout < 3*h.Interval {
+		ck.bad("heartbeat.timeout", fmt.Sprintf("%s is less than three heartbeats of %s", h.Timeout, h.Interval), fmt.Sprintf("use at least %s, or a shorter interval", 3*h.Interval))
+	}
+	if h.Timeout.D() > time.Minute {
+		ck.bad("heartbeat.timeout", fmt.Sprintf("%s is out of range", h.Timeout), "use at most 1m")
+	}
+}
+
+func (ck checker) arbiter(a Arbiter) {
+	if !ck.has("arbiter") {
+		return
+	}
+	if a.File == nil {
+		ck.bad("arbiter", "no kind of arbiter is given", "add file: {path: /var/lib/colod/arbiter}")
+		return
+	}
+	if ck.has("arbiter.file.path") && !filepath.IsAbs(a.File.Path) {
+		ck.bad("arbiter.file.path", fmt.Sprintf("%q is not an absolute path", a.File.Path), "write the path from / on")
+	}
+}
+
+func (ck checker) pairs(c *Config) {
+	names := map[string]int{}
+	devices := map[string]string{}
+	macs := map[string]string{}
+	for i := range c.Pairs {
+		p := &c.Pairs[i]
+		key := fmt.Sprintf("pairs[%d]", i)
+		if ck.has(key + ".name") {
+			if !pairName.MatchString(p.Name) {
+				ck.bad(key+".name", fmt.Sprintf("%q is not a pair name", p.Name), "use letters, digits, dot, dash and underscore, at most 48 of them")
+			}
+			if first, dup := names[p.Name]; dup {
+				ck.bad(key+".name", fmt.Sprintf("%q is also the name of pairs[%d]", p.Name, first), "give each pair its own name")
+			}
+			names[p.Name] = i
+		}
+		ck.pairNodes(c, p, key)
+		ck.network(p, key, devices, macs)
+		ck.vm(p, key)
+		ck.timing(p, key)
+	}
+}
+
+func (ck checker) pairNodes(c *Config, p *Pair, key string) {
+	nk := key + ".nodes"
+	if !ck.has(nk) {
+		return
+	}
+	if len(p.Nodes) != 2 {
+		ck.bad(nk, fmt.Sprintf("%d nodes are listed", len(p.Nodes)), "list the two nodes of the pair")
+	}
+	seen := map[string]bool{}
+	for j, n := range p.Nodes {
+		k := fmt.Sprintf("%s[%d]", nk, j)
+		ck.node(k+".name", n.Name)
+		ck.address(k+".address", n.Address)
+		if n.Name != "" && seen[n.Name] {
+			ck.bad(k+".name", fmt.Sprintf("node %q is listed twice", n.Name), "a pair needs two different nodes")
+		}
+		seen[n.Name] = true
+	}
+	if c.Node != "" && len(p.Nodes) > 0 && !seen[c.Node] {
+		ck.bad(nk, fmt.Sprintf("this node, %q, is not in the list", c.Node), "add it, or correct the key node")
+	}
+}
+
+func (ck checker) network(p *Pair, key string, devices, macs map[string]string) {
+	k := key + ".network"
+	uplink := p.Network.Uplink
+	derived := uplink == ""
+	if derived && p.Network.Tap != "" {
+		uplink = p.Network.Tap + "up"
+	}
+	own := []struct{ key, name, note string }{
+		{k + ".tap", p.Network.Tap, ""},
+		{k + ".uplink", uplink, ""},
+		{k + ".uplink", uplink + "br", " (the bridge port of the uplink)"},
+	}
+	if ck.has(k + ".bridge") {
+		ck.ifname(k+".bridge", p.Network.Bridge, "", 15)
+	}
+	for _, o := range own {
+		if o.name == "" || o.name == "br" || (!derived && !ck.has(o.key)) {
+			continue
+		}
+		if !ck.ifname(o.key, o.name, o.note, 15) {
+			break
+		}
+		if other, dup := devices[o.name]; dup {
+			ck.bad(o.key, fmt.Sprintf("device %q%s is also used by %s", o.name, o.note, other), "give each device its own name")
+			break
+		}
+		devices[o.name] = o.key
+	}
+	if ck.has(k + ".mac") {
+		mac, err := net.ParseMAC(p.Network.MAC)
+		switch {
+		case err != nil || len(mac) != 6:
+			ck.bad(k+".mac", fmt.Sprintf("%q is not a MAC address", p.Network.MAC), `write for example "52:54:00:12:34:56"`)
+		case mac[0]&1 != 0:
+			ck.bad(k+".mac", fmt.Sprintf("%q is a group address", p.Network.MAC), "the first byte must be even, for example 52")
+		case macs[mac.String()] != "":
+			ck.bad(k+".mac", fmt.Sprintf("%q is also used by %s", p.Network.MAC, macs[mac.String()]), "give each guest its own address")
+		default:
+			macs[mac.String()] = k + ".mac"
+		}
+	}
+}
+
+// ifname checks the name of a network device (net/core/dev.c dev_valid_name:
+// 1 to 15 bytes, no slash, colon or space).
+func (ck checker) ifname(key, name, note string, limit int) bool {
+	if len(name) == 0 || len(name) > limit || !ifName.MatchString(name) || name == "." || name == ".." {
+		ck.bad(key, fmt.Sprintf("%q%s is not a network device name", name, note), fmt.Sprintf("use 1 to %d letters, digits, dots, dashes and underscores", limit))
+		return false
+	}
+	return true
+}
+
+// reservedArgs are QEMU options that colod sets itself.
+var reservedArgs = []string{"-qmp", "-incoming", "-netdev", "-nic", "-net", "-daemonize", "-S", "-pidfile", "-accel", "-enable-kvm", "-m", "-smp", "-cpu", "-machine", "-M", "-kernel", "-initrd", "-append", "-chroot", "-runas"}
+
+func (ck checker) vm(p *Pair, key string) {
+	k := key + ".vm"
+	vm := &p.VM
+	if ck.has(k+".memory") && (vm.Memory < 16<<20 || vm.Memory > 64<<40) {
+		ck.bad(k+".memory", fmt.Sprintf("%s is out of range", vm.Memory), "use 16M to 64T")
+	}
+	if vm.Kernel == "" && (vm.Initrd != "" || vm.Append != "") {
+		ck.bad(k, "initrd and append need a kernel", "add the key kernel, or remove them")
+	}
+	if ck.has(k+".qemu") && vm.QEMU == "" {
+		ck.bad(k+".qemu", "the name is empty", "write for example qemu-system-x86_64")
+	}
+	for i, a := range vm.Args {
+		name := a
+		if strings.HasPrefix(name, "--") {
+			name = name[1:]
+		}
+		if indexOf(reservedArgs, name) >= 0 {
+			ck.bad(fmt.Sprintf("%s.args[%d]", k, i), fmt.Sprintf("%s is set by colod", a), "remove it and use the key that stands for it")
+		}
+	}
+	for name := range vm.Env {
+		if name == "" || strings.ContainsAny(name, "=\x00 ") {
+			ck.bad(join(k+".env", name), fmt.Sprintf("%q is not a variable's name", name), "write NAME: value")
+		}
+	}
+	if vm.Grace < 0 || vm.Grace.D() > time.Hour {
+		ck.bad(k+".grace", fmt.Sprintf("%s is out of range", vm.Grace), "use 0s to 1h")
+	}
+}
+
+func (ck checker) timing(p *Pair, key string) {
+	if p.Hold.Min.D() < 100*time.Microsecond || p.Hold.Min.D() > time.Second {
+		ck.bad(key+".hold.min", fmt.Sprintf("%s is out of range", p.Hold.Min), "use 100us to 1s")
+	}
+	if p.Hold.Max < p.Hold.Min {
+		ck.bad(key+".hold.max", fmt.Sprintf("%s is less than hold.min, %s", p.Hold.Max, p.Hold.Min), "write a larger one")
+	}
+	if p.Hold.Max.D() > 10*time.Second {
+		ck.bad(key+".hold.max", fmt.Sprintf("%s is out of range", p.Hold.Max), "use at most 10s")
+	}
+	c := p.Checkpoint
+	if c.IdleInterval != 0 && (c.IdleInterval.D() < 50*time.Millisecond || c.IdleInterval.D() > time.Hour) {
+		ck.bad(key+".checkpoint.idle_interval", fmt.Sprintf("%s is out of range", c.IdleInterval), "use 50ms to 1h, or 0s for none")
+	}
+	if c.Timeout.D() < 100*time.Millisecond || c.Timeout.D() > 10*time.Minute {
+		ck.bad(key+".checkpoint.timeout", fmt.Sprintf("%s is out of range", c.Timeout), "use 100ms to 10m")
+	}
+	if c.Retrigger.D() < 10*time.Millisecond || c.Retrigger >= c.Timeout {
+		ck.bad(key+".checkpoint.retrigger", fmt.Sprintf("%s is out of range", c.Retrigger), fmt.Sprintf("use at least 10ms and less than checkpoint.timeout, %s", c.Timeout))
+	}
+	if c.SyncTimeout.D() < time.Second || c.SyncTimeout.D() > 24*time.Hour {
+		ck.bad(key+".checkpoint.sync_timeout", fmt.Sprintf("%s is out of range", c.SyncTimeout), "use 1s to 24h")
+	}
+}
