@@ -32,7 +32,9 @@ type RX struct {
 // filters, and (unless o says otherwise) every frame that the host sends out of it, after tc's egress filters, in the
 // order in which the kernel handles them.
 func OpenRX(ifname string, o Options) (*RX, error) {
-	fail := func(err error) (*RX, error) { return nil, &Error{Op: "open receiving socket on", Device: ifname, Err: err} }
+	fail := func(err error) (*RX, error) {
+		return nil, &Error{Op: "open receiving socket on", Device: ifname, Err: err}
+	}
 	fd, err := packetSocket()
 	if err != nil {
 		return fail(err)
@@ -153,7 +155,7 @@ func (r *RX) take(i int, buf []byte, m *Meta) {
 		r.stats.Truncated++
 	}
 	if m.VLAN != 0 {
-		m.Len = insertTag(buf, m.Len, m.VLAN)
+		m.Len = InsertTag(buf, m.Len, m.VLAN)
 		r.stats.Tagged++
 	}
 	m.Lost = r.lost

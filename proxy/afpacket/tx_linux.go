@@ -19,7 +19,9 @@ type TX struct {
 // OpenTX opens a sending socket on a device. The frames pass tc's egress filters of the device and are seen, as
 // outgoing, by receiving sockets on it.
 func OpenTX(ifname string) (*TX, error) {
-	fail := func(err error) (*TX, error) { return nil, &Error{Op: "open sending socket on", Device: ifname, Err: err} }
+	fail := func(err error) (*TX, error) {
+		return nil, &Error{Op: "open sending socket on", Device: ifname, Err: err}
+	}
 	fd, err := packetSocket()
 	if err != nil {
 		return fail(err)

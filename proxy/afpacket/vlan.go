@@ -14,10 +14,10 @@ const (
 	tagAt = VnetLen + 12 // behind the two MAC addresses
 )
 
-// insertTag puts a VLAN tag (tag protocol identifier << 16 | tag control information) into the first n bytes of buf,
+// InsertTag puts a VLAN tag (tag protocol identifier << 16 | tag control information) into the first n bytes of buf,
 // which must have room for 4 more, and moves the offsets in the virtio-net header with it. It returns the new length.
 // What is too short to be an Ethernet frame is left as it is.
-func insertTag(buf []byte, n int, vlan uint32) int {
+func InsertTag(buf []byte, n int, vlan uint32) int {
 	if n < tagAt+2 || n+TagLen > len(buf) {
 		return n
 	}
