@@ -565,7 +565,7 @@ func BenchmarkPath(b *testing.B) {
 				f := tcpFrame(size)
 				msgs := make([]afpacket.Msg, batch)
 				for i := range msgs {
-					msgs[i] = afpacket.Msg{A: f[:76], B: f[76:]}
+					msgs[i] = afpacket.Msg{A: f[:54], B: f[54:]}
 				}
 				bufs, meta := pool(afpacket.MaxBatch, afpacket.BufSize)
 				b.SetBytes(int64(size))

@@ -1,0 +1,313 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+
+	"colod/compare"
+	"colod/internal/frame"
+)
+
+// primary is the side whose guest's output reaches clients.
+type primary struct {
+	engine *compare.Engine
+	budget time.Duration
+	min    time.Duration
+	max    time.Duration
+
+	epoch      uint64 // of the newest checkpoint begun
+	holding    bool   // between BeginCheckpoint and EndCheckpoint
+	peerDone   bool   // the peer has said that its side of the epoch's checkpoint is done
+	ready      func(error)
+	armed      bool // a checkpoint has completed: output is compared
+	inputLost  uint64
+	lostBefore bool
+
+	desc    compare.Descriptor // memory of the descriptor being read
+	digests [maxDigests][compare.DigestLen]byte
+}
+
+// StartPrimary gives the data path its peer. The guest's output is stolen from
+// now on, but still released at once, by the record's authority, until
+// the first EndCheckpoint. The link belongs to the proxy afterwards, also on error.
+func (p *Proxy) StartPrimary(ctx context.Context, link *Link, s Session) error {
+	return p.call(ctx, func(reply func(error)) { reply(p.startPrimary(link, s)) })
+}
+
+func (p *Proxy) startPrimary(link *Link, s Session) error {
+	if p.role != roleSolo && p.role != rolePrimary {
+		link.close()
+		return roleError("start as primary", p.role)
+	}
+	err := p.openTap(false)
+	if err == nil {
+		err = p.openUplinkTX()
+	}
+	if err == nil && len(p.front.flows) > 0 {
+		err = p.openUplinkRX()
+	}
+	if err == nil && len(p.front.flows) > 0 {
+		err = p.openTapTX()
+	}
+	if err == nil && p.role == roleSolo && p.mode == Pass {
+		// What the socket saw until now went through the kernel.
+		p.tapRX.since = realtime()
+		err = p.setMode(Steal)
+	}
+	if err != nil {
+		link.close()
+		return err
+	}
+	if p.link != nil {
+		p.stats.addLink(p.link)
+		p.link.close()
+	}
+	if p.pri != nil {
+		p.drainTap()
+		p.pri.engine.Solo(p.nowMono)
+		p.pri.act(p)
+		p.flush()
+	}
+	p.link, p.linkMore, p.linkPaused = link, true, false
+	pri := &primary{min: p.opt.HoldMin, max: p.opt.HoldMax}
+	pri.budget = min(max(4*p.opt.HoldMin, p.opt.HoldMin), p.opt.HoldMax)
+	pri.engine = compare.NewEngine(compare.Config{Key: s.Key, Hold: pri.budget})
+	p.pri, p.role = pri, rolePrimary
+	for key, e := range p.front.flows {
+		link.frontEntry(key, e.seqOff, e.tsOff)
+	}
+	return nil
+}
+
+// inputToKernel lets the kernel pass input on again, once no rewritten connection is left.
+func (p *Proxy) inputToKernel() error {
+	at := realtime()
+	if err := p.setMode(Steal); err != nil {
+		return err
+	}
+	for p.upRX != nil && p.readUplinkUntil(at) {
+	}
+	p.closeUplinkRX()
+	return nil
+}
+
+// input mirrors a client's frame to the other side.
+func (r *primary) input(p *Proxy, ktime int64, buf []byte, pd *frame.Parsed) {
+	r.engine.Input(p.nowMono, pd)
+	if p.link == nil || r.epoch == 0 {
+		return // the guest is not protected yet: the first checkpoint carries all
+	}
+	if p.link.backlog() > softBacklog {
+		p.stats.InputLost++
+		r.inputLost++
+		return
+	}
+	p.link.input(ktime, buf)
+	p.stats.Mirrored++
+	p.stats.MirroredBytes += uint64(len(buf))
+}
+
+// act carries out what the engine has decided.
+func (r *primary) act(p *Proxy) {
+	out := r.engine.Out()
+	if len(out.Releases) > 0 {
+		for i := range out.Releases {
+			r.release(p, &out.Releases[i])
+		}
+		// Log, then output, then notify: the messages below tell what has been sent.
+		p.upTX.flush(p)
+	}
+	if p.link != nil {
+		for i := range out.Messages {
+			p.link.engineMessage(&out.Messages[i])
+		}
+	}
+	for i := range out.Divergences {
+		d := &out.Divergences[i]
+		p.stats.Divergences++
+		if p.stats.ByReason == nil {
+			p.stats.ByReason = make(map[string]uint64)
+		}
+		p.stats.ByReason[d.Reason.String()]++
+		p.opt.Events(Diverged{*d})
+	}
+	for _, f := range out.Free {
+		p.pool.put(f)
+	}
+	out.Reset()
+	if r.inputLost > 0 && !r.lostBefore {
+		r.lostBefore = true
+		p.opt.Events(InputLost{Frames: r.inputLost})
+	}
+}
+
+// release sends one frame, or a part of one, to the network.
+func (r *primary) release(p *Proxy, rel *compare.Release) {
+	head := rel.Head[:rel.HeadLen]
+	var payload []byte
+	n := len(head)
+	if rel.F != nil {
+		payload = rel.F.Buf[rel.Payload[0]:rel.Payload[1]]
+		n += len(payload)
+	}
+	if len(p.front.flows) > 0 {
+		p.frontOut(rel, head, payload)
+	}
+	switch rel.Reason {
+	case compare.WhyAgreed:
+		p.stats.Agreed++
+	case compare.WhyCovered:
+		p.stats.Covered++
+	case compare.WhySolo:
+		p.stats.Alone++
+	case compare.WhyAck:
+		p.stats.MadeAcks++
+	}
+	p.countRelease(n)
+	if rel.F == nil {
+		p.upTX.add(head, nil, nil)
+		return
+	}
+	if rel.Last {
+		p.hold.add(time.Duration(rel.Held))
+		p.upTX.add(head, payload, rel.F)
+	} else {
+		p.upTX.add(head, payload, nil)
+	}
+}
+
+// frontOut rewrites a release of a connection that lived through a takeover.
+func (p *Proxy) frontOut(rel *compare.Release, head, payload []byte) {
+	switch {
+	case rel.F == nil:
+		var pd frame.Parsed
+		frame.Parse(head, &pd)
+		p.front.out(p.nowMono, head, &pd, pd.Len())
+	case len(head) == 0:
+		p.front.out(p.nowMono, payload, &rel.F.P, rel.F.P.Len())
+	case rel.F.P.Kind == frame.KindTCP:
+		// The head of a part: the geometry is the frame's, the numbers are its own.
+		pd := rel.F.P
+		be := binary.BigEndian
+		pd.Seq, pd.Ack = frame.Num(be.Uint32(head[pd.L4+4:])), frame.Num(be.Uint32(head[pd.L4+8:]))
+		pd.Flags = head[pd.L4+13]
+		if pd.HasTS {
+			pd.TSVal, pd.TSEcr = be.Uint32(head[pd.TSOff:]), be.Uint32(head[pd.TSOff+4:])
+		}
+		p.front.out(p.nowMono, head, &pd, len(payload))
+	}
+}
+
+// BeginCheckpoint holds all output from now on, tells the peer that checkpoint
+// n comes and waits until the peer has stopped describing.
+func (p *Proxy) BeginCheckpoint(ctx context.Context, n uint64) error {
+	return p.call(ctx, func(reply func(error)) {
+		r := p.pri
+		switch {
+		case p.role != rolePrimary:
+			reply(roleError("begin a checkpoint", p.role))
+		case p.link == nil:
+			reply(ErrLink)
+		default:
+			p.drainTap()
+			r.engine.BeginCheckpoint(p.nowMono)
+			r.epoch, r.holding, r.peerDone = n, true, false
+			r.ready = reply
+			p.link.mark(msgCkptBegin, n)
+		}
+	})
+}
+
+// Stopped tells the peer when, by the primary's clock, its guest was stopped for checkpoint n.
+func (p *Proxy) Stopped(n uint64, at time.Time) {
+	p.th.post(func() {
+		if p.role == rolePrimary && p.link != nil {
+			p.link.markTime(msgCkptStopped, n, at.UnixNano())
+		}
+	})
+}
+
+// EndCheckpoint says that the primary's guest went on, at resume, after the
+// completed checkpoint n: what it had sent before is released, what it sends
+// from then on is compared.
+func (p *Proxy) EndCheckpoint(ctx context.Context, n uint64, resume time.Time) error {
+	return p.call(ctx, func(reply func(error)) {
+		r := p.pri
+		if p.role != rolePrimary || !r.holding || r.epoch != n {
+			reply(roleError("end a checkpoint", p.role))
+			return
+		}
+		p.drainTap()
+		r.engine.EndCheckpoint(p.nowMono, resume.UnixNano())
+		r.holding, r.armed = false, true
+		r.inputLost, r.lostBefore = 0, false
+		if p.link != nil {
+			p.link.mark(msgCkptEnd, n)
+		}
+		if p.linkPaused && r.peerDone {
+			p.linkPaused, p.linkMore = false, true
+		}
+		reply(nil)
+	})
+}
+
+// AbortCheckpoint takes BeginCheckpoint back: the trigger failed, and both guests ran on.
+func (p *Proxy) AbortCheckpoint(ctx context.Context, n uint64) error {
+	return p.call(ctx, func(reply func(error)) {
+		r := p.pri
+		if p.role != rolePrimary || !r.holding || r.epoch != n {
+			reply(roleError("abort a checkpoint", p.role))
+			return
+		}
+		r.engine.AbortCheckpoint(p.nowMono)
+		r.holding = false
+		if p.link != nil {
+			p.link.mark(msgCkptAbort, n)
+		}
+		reply(nil)
+	})
+}
+
+// SetCheckpointCost tells what a checkpoint costs the guest now. A frame is held
+// no longer than about that: then a checkpoint is cheaper than waiting.
+func (p *Proxy) SetCheckpointCost(d time.Duration) {
+	p.th.post(func() {
+		if p.pri != nil {
+			p.pri.budget = min(max(2*d, p.pri.min), p.pri.max)
+			p.pri.engine.SetBudget(p.pri.budget)
+		}
+	})
+}
+
+// linkLost: whoever waits for the peer does so in vain.
+func (r *primary) linkLost() {
+	if r.ready != nil {
+		r.ready(ErrLink)
+		r.ready = nil
+	}
+}
+
+// GoSolo releases all that is held: the caller has won the record, and this
+// node speaks alone.
+func (p *Proxy) GoSolo(ctx context.Context) error {
+	return p.call(ctx, func(reply func(error)) {
+		if p.role != rolePrimary {
+			reply(roleError("go solo", p.role))
+			return
+		}
+		if p.link != nil {
+			p.stats.addLink(p.link)
+			p.link.close()
+			p.link = nil
+		}
+		p.pri.linkLost()
+		p.drainTap()
+		p.pri.engine.Solo(p.nowMono)
+		p.pri.act(p)
+		p.flush()
+		p.dropRoles()
+		p.role = roleSolo
+		reply(p.enterSolo())
+	})
+}

@@ -1,0 +1,477 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"colod/compare"
+	"colod/internal/frame"
+	"colod/proxy/afpacket"
+)
+
+// Mode is what the kernel does with the frames of a guest's path. The values are
+// those of netfilter.Mode, which this package does not import.
+type Mode uint8
+
+const (
+	// Pass: the kernel carries both directions.
+	Pass Mode = iota + 1
+	// Steal: the kernel passes input on; output reaches only the proxy.
+	Steal
+	// StealBoth: input too reaches only the proxy.
+	StealBoth
+	// Mute: nothing passes; the proxy gives the guest its input and takes its output.
+	Mute
+)
+
+func (m Mode) String() string {
+	switch m {
+	case Pass:
+		return "pass"
+	case Steal:
+		return "steal"
+	case StealBoth:
+		return "steal-both"
+	case Mute:
+		return "mute"
+	}
+	return fmt.Sprintf("mode %d", uint8(m))
+}
+
+// Path is the guest's way through the kernel.
+type Path interface {
+	SetMode(Mode) error
+}
+
+// Options of a Proxy.
+type Options struct {
+	Pair   string // name, for logs
+	Tap    string // the guest's tap device
+	Uplink string // the device towards the bridge
+	MAC    net.HardwareAddr
+	Path   Path
+
+	// HoldMin and HoldMax bound the hold budget, which follows the measured
+	// cost of a checkpoint. Defaults: 5 ms and 200 ms.
+	HoldMin, HoldMax time.Duration
+	// BusyPoll is how long the thread looks for frames before it sleeps. 0: it sleeps at once.
+	BusyPoll time.Duration
+
+	// Setup, if set, runs first on the proxy's thread, for example to enter a network namespace.
+	Setup func() error
+
+	Log zerolog.Logger
+	// Events is called on the proxy's thread and must not block.
+	Events func(Event)
+}
+
+// Event is one of Diverged, LinkLost, OutputLost, InputLost, FrontGone.
+type Event interface{ event() }
+
+// Diverged says that the guests' outputs differ: a checkpoint is needed.
+type Diverged struct{ compare.Divergence }
+
+// LinkLost says that the connection to the other data path ended. A primary
+// is silent from then on, until GoSolo or a new StartPrimary.
+type LinkLost struct{ Err error }
+
+// OutputLost says that the kernel dropped frames of the guest because the proxy was too slow: a checkpoint is needed.
+type OutputLost struct{ Frames uint64 }
+
+// InputLost says that input could not be mirrored: a checkpoint is needed.
+type InputLost struct{ Frames uint64 }
+
+// FrontGone says that no rewritten connection is left and that the kernel carries the traffic alone.
+type FrontGone struct{}
+
+func (Diverged) event()   {}
+func (LinkLost) event()   {}
+func (OutputLost) event() {}
+func (InputLost) event()  {}
+func (FrontGone) event()  {}
+
+// Session is what both nodes agreed on over the ctl connection for one protection.
+type Session struct {
+	Key   [16]byte // of the descriptors' digests; fresh for each session
+	TapFD int      // secondary: a duplicate of QEMU's descriptor of the tap, owned by the proxy from now on; -1: none
+}
+
+// Errors that callers decide on.
+var (
+	ErrRole = errors.New("not possible in this role")
+	ErrLink = errors.New("net link is lost")
+)
+
+type role uint8
+
+const (
+	roleIdle role = iota
+	roleMuted
+	roleSolo
+	rolePrimary
+	roleSecondary
+)
+
+func (r role) String() string {
+	return [...]string{"idle", "muted", "solo", "primary", "secondary"}[r]
+}
+
+// Proxy is the data path of one pair on one node.
+type Proxy struct {
+	opt Options
+	log zerolog.Logger
+	th  *thread
+
+	// What follows belongs to the thread.
+
+	role  role
+	mode  Mode // 0: not set by us yet
+	pool  pool
+	front *front
+	addrs addresses
+
+	tapRX, upRX *rx
+	tapTX, upTX *outq
+
+	pri *primary
+	sec *secondary
+
+	link       *Link
+	linkMore   bool
+	linkPaused bool
+
+	stats      Stats
+	hold       holdHist
+	houseKeep  int64
+	busyUntil  int64
+	rxBufs     [][]byte
+	rxMeta     []afpacket.Meta
+	nowMono    int64
+	nowReal    int64
+	pathErrors uint64
+}
+
+// Open starts the thread of a data path. It touches nothing until it is given a role.
+func Open(opt Options) (*Proxy, error) {
+	if opt.Tap == "" || opt.Uplink == "" || opt.Path == nil {
+		return nil, errors.New("open proxy: tap, uplink and path are needed")
+	}
+	if opt.HoldMin <= 0 {
+		opt.HoldMin = 5 * time.Millisecond
+	}
+	if opt.HoldMax <= 0 {
+		opt.HoldMax = 200 * time.Millisecond
+	}
+	if opt.HoldMax < opt.HoldMin {
+		return nil, fmt.Errorf("open proxy: hold budget from %v to %v: the first must not be above the second", opt.HoldMin, opt.HoldMax)
+	}
+	if opt.Events == nil {
+		opt.Events = func(Event) {}
+	}
+	th, err := newThread()
+	if err != nil {
+		return nil, fmt.Errorf("open proxy: %w", err)
+	}
+	p := &Proxy{
+		opt: opt, log: opt.Log, th: th, front: newFront(),
+		rxBufs: make([][]byte, rxBatch),
+		rxMeta: make([]afpacket.Meta, rxBatch),
+	}
+	for i := range p.rxBufs {
+		p.rxBufs[i] = make([]byte, bigBuf)
+	}
+	p.addrs.init()
+	ready := make(chan error, 1)
+	go th.run(p, opt.Setup, ready)
+	if err := <-ready; err != nil {
+		return nil, fmt.Errorf("open proxy: set up its thread: %w", err)
+	}
+	return p, nil
+}
+
+// Close ends the thread. The kernel's filters stay as they are: a guest whose
+// output was held stays mute.
+func (p *Proxy) Close() error {
+	p.th.close()
+	<-p.th.done
+	return nil
+}
+
+// pollSet implements the thread's loop.
+func (p *Proxy) pollSet(set []unix.PollFd) ([]unix.PollFd, time.Duration) {
+	for _, r := range []*rx{p.tapRX, p.upRX} {
+		if r != nil && !p.throttled() {
+			set = append(set, unix.PollFd{Fd: int32(r.FD()), Events: unix.POLLIN})
+		}
+	}
+	for _, q := range []*outq{p.tapTX, p.upTX} {
+		if q != nil && q.pending() {
+			set = append(set, unix.PollFd{Fd: int32(q.tx.FD()), Events: unix.POLLOUT})
+		}
+	}
+	if p.link != nil {
+		var ev int16
+		if !p.linkPaused {
+			ev |= unix.POLLIN
+		}
+		if p.link.wantWrite() {
+			ev |= unix.POLLOUT
+		}
+		if ev != 0 {
+			set = append(set, unix.PollFd{Fd: int32(p.link.t.fd), Events: ev})
+		}
+	}
+	if p.linkMore && !p.linkPaused {
+		return set, 0
+	}
+	now := monotonic()
+	if now < p.busyUntil {
+		return set, 0
+	}
+	at := p.houseKeep
+	if p.pri != nil {
+		if d := p.pri.engine.Deadline(); d != 0 && d < at {
+			at = d
+		}
+	}
+	return set, time.Duration(max(at-now, 0))
+}
+
+// turn does all the work that is there.
+func (p *Proxy) turn([]unix.PollFd) {
+	p.nowMono, p.nowReal = monotonic(), realtime()
+	worked := false
+	if p.link != nil && !p.linkPaused {
+		worked = p.readLink() || worked
+	}
+	worked = p.readUplink() || worked
+	worked = p.readTap() || worked
+	if p.pri != nil {
+		if d := p.pri.engine.Deadline(); d != 0 && p.nowMono >= d {
+			p.pri.engine.Tick(p.nowMono)
+		}
+		p.pri.act(p)
+	}
+	if p.sec != nil {
+		p.sec.act(p)
+	}
+	if p.nowMono >= p.houseKeep {
+		p.housekeeping()
+	}
+	p.flush()
+	if worked && p.opt.BusyPoll > 0 {
+		p.busyUntil = p.nowMono + int64(p.opt.BusyPoll)
+	}
+}
+
+// flush sends what the turn has put into queues.
+func (p *Proxy) flush() {
+	if p.tapTX != nil {
+		p.tapTX.flush(p)
+	}
+	if p.upTX != nil {
+		p.upTX.flush(p)
+	}
+	if p.link != nil {
+		if err := p.link.flush(); err != nil {
+			p.loseLink(err)
+		}
+	}
+}
+
+const housekeepingEvery = int64(250e6)
+
+// housekeeping looks for what no event tells: frames that the kernel dropped,
+// connections that need no rewriting any more.
+func (p *Proxy) housekeeping() {
+	p.houseKeep = p.nowMono + housekeepingEvery
+	if p.tapRX != nil {
+		if n, err := p.tapRX.Drops(); err == nil && n > 0 {
+			p.stats.OutputLost += uint64(n)
+			p.opt.Events(OutputLost{Frames: uint64(n)})
+		}
+	}
+	if len(p.front.flows) > 0 && p.front.expire(p.nowMono) && p.role == roleSolo {
+		if err := p.enterSolo(); err != nil {
+			p.log.Error().Err(err).Msg("give the traffic back to the kernel")
+		} else {
+			p.opt.Events(FrontGone{})
+		}
+	} else if p.role == rolePrimary && p.mode == StealBoth && len(p.front.flows) == 0 {
+		if err := p.inputToKernel(); err != nil {
+			p.log.Error().Err(err).Msg("give the input back to the kernel")
+		} else {
+			p.opt.Events(FrontGone{})
+		}
+	}
+}
+
+func (p *Proxy) loseLink(err error) {
+	if p.link == nil {
+		return
+	}
+	p.log.Warn().Err(err).Str("role", p.role.String()).Msg("net link lost")
+	p.stats.addLink(p.link)
+	p.link.close()
+	p.link, p.linkMore, p.linkPaused = nil, false, false
+	if p.pri != nil {
+		p.pri.linkLost()
+	}
+	p.opt.Events(LinkLost{Err: err})
+}
+
+// stop implements the thread's loop.
+func (p *Proxy) stop() {
+	if p.link != nil {
+		p.link.close()
+		p.link = nil
+	}
+	p.dropRoles()
+	p.closeSockets()
+}
+
+// dropRoles forgets engine and describer with all that they hold.
+func (p *Proxy) dropRoles() {
+	if p.sec != nil {
+		p.sec.close()
+	}
+	p.pri, p.sec = nil, nil
+	// The frames that they held go with them; the pool makes new ones.
+	p.pool = pool{}
+}
+
+func (p *Proxy) setMode(m Mode) error {
+	if p.mode == m {
+		return nil
+	}
+	if err := p.opt.Path.SetMode(m); err != nil {
+		p.pathErrors++
+		return fmt.Errorf("set path of %s to %v: %w", p.opt.Tap, m, err)
+	}
+	p.mode = m
+	return nil
+}
+
+// throttled says that the pool is nearly used up: frames stay in the kernel.
+func (p *Proxy) throttled() bool {
+	return p.pool.bigMade-len(p.pool.big) > maxBig-2*rxBatch || p.pool.smallMade-len(p.pool.small) > maxSmall-2*rxBatch
+}
+
+// call runs fn on the thread.
+func (p *Proxy) call(ctx context.Context, fn func(reply func(error))) error {
+	return p.th.call(ctx, func(reply func(error)) {
+		p.nowMono, p.nowReal = monotonic(), realtime()
+		fn(reply)
+		if p.pri != nil {
+			p.pri.act(p)
+		}
+		if p.sec != nil {
+			p.sec.act(p)
+		}
+		p.flush()
+	})
+}
+
+// Stats returns counters; see Stats.
+func (p *Proxy) Stats() Stats {
+	ch := make(chan Stats, 1)
+	if !p.th.post(func() {
+		s := p.stats
+		s.Role, s.Mode = p.role.String(), p.mode.String()
+		s.HoldP50, s.HoldP99 = p.hold.quantile(0.5), p.hold.quantile(0.99)
+		s.Rewritten = len(p.front.flows)
+		s.Held = p.pool.lent()
+		if p.link != nil {
+			s.addLink(p.link)
+		}
+		if p.pri != nil {
+			s.Budget = p.pri.budget
+		}
+		if s.ByReason != nil {
+			by := make(map[string]uint64, len(s.ByReason))
+			for k, v := range s.ByReason {
+				by[k] = v
+			}
+			s.ByReason = by
+		}
+		ch <- s
+	}) {
+		return Stats{}
+	}
+	select {
+	case s := <-ch:
+		return s
+	case <-p.th.done:
+		return Stats{}
+	}
+}
+
+// Stats counts since Open.
+type Stats struct {
+	Role, Mode     string
+	ReleasedFrames uint64
+	ReleasedBytes  uint64 // Ethernet bytes
+	Agreed         uint64 // frames released since both sides said them
+	Covered        uint64 // frames released by a checkpoint
+	Alone          uint64 // frames released by the record's authority
+	MadeAcks       uint64 // acknowledgements made of what both sides stand for
+	Mirrored       uint64 // input frames sent to, or received from, the other side
+	MirroredBytes  uint64
+	Injected       uint64 // input frames given to the secondary's guest
+	Replayed       uint64 // of them, given again after a checkpoint
+	InputLost      uint64
+	OutputLost     uint64
+	SendErrors     uint64
+	Divergences    uint64
+	ByReason       map[string]uint64
+	LinkIn         uint64 // bytes before encryption
+	LinkOut        uint64
+	HoldP50        time.Duration // from the kernel's receipt to the release
+	HoldP99        time.Duration
+	Budget         time.Duration
+	Rewritten      int // connections that lived through a takeover
+	Held           int // frames held now
+}
+
+func (s *Stats) addLink(l *Link) {
+	s.LinkIn += l.bytesIn
+	s.LinkOut += l.bytesOut
+}
+
+// addresses of the guest, learned from what it sends; announced at a takeover.
+type addresses struct {
+	v4 map[[4]byte]struct{}
+	v6 map[[16]byte]struct{}
+}
+
+// maxAddresses bounds what a guest that forges sources can make us announce.
+const maxAddresses = 64
+
+func (a *addresses) init() {
+	a.v4, a.v6 = make(map[[4]byte]struct{}), make(map[[16]byte]struct{})
+}
+
+func (a *addresses) learn(p *frame.Parsed) {
+	if p.IPv6 {
+		if p.Src[0] == 0 || p.Src[0] == 0xff || len(a.v6) >= maxAddresses {
+			return
+		}
+		if _, ok := a.v6[p.Src]; !ok {
+			a.v6[p.Src] = struct{}{}
+		}
+		return
+	}
+	ip := [4]byte(p.Src[12:])
+	if ip == [4]byte{} || ip[0] >= 224 || len(a.v4) >= maxAddresses {
+		return
+	}
+	if _, ok := a.v4[ip]; !ok {
+		a.v4[ip] = struct{}{}
+	}
+}

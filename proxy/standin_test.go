@@ -1,0 +1,447 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/vishvananda/netns"
+
+	"colod/internal/netnstest"
+	"colod/netfilter"
+)
+
+func TestMain(m *testing.M) { netnstest.Main(m) }
+
+// pair is two data paths on one host, each with a stand-in for a VM: a real
+// network stack behind a real tap. The stand-ins run the same servers. What they
+// cannot do is copy their state, so a test arms the pair before it opens connections.
+type pair struct {
+	t            *testing.T
+	client, host *netnstest.NS
+	guest        [2]*netnstest.NS
+	vm           [2]*netnstest.VM
+	path         [2]*netfilter.Path
+	proxy        [2]*Proxy
+	events       [2]*eventLog
+	epoch        uint64
+}
+
+type eventLog struct {
+	mu  sync.Mutex
+	all []Event
+}
+
+func (l *eventLog) add(e Event) {
+	l.mu.Lock()
+	l.all = append(l.all, e)
+	l.mu.Unlock()
+}
+
+func (l *eventLog) list() []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]Event(nil), l.all...)
+}
+
+type pathAdapter struct{ p *netfilter.Path }
+
+func (a pathAdapter) SetMode(m Mode) error {
+	switch m {
+	case Pass:
+		return a.p.SetMode(netfilter.Pass)
+	case Steal:
+		return a.p.SetMode(netfilter.Steal)
+	case StealBoth:
+		return a.p.SetMode(netfilter.StealBoth)
+	}
+	return a.p.SetMode(netfilter.Mute)
+}
+
+const (
+	guestMAC = "52:54:00:c0:10:0d"
+	guestIP  = "192.0.2.10"
+	guestIP6 = "2001:db8::10"
+)
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	p := &pair{t: t, client: netnstest.New(t, "client"), host: netnstest.New(t, "host")}
+	netnstest.Veth(p.client, "eth0", p.host, "lan")
+	p.client.Addr("eth0", "192.0.2.1/24", "2001:db8::1/64")
+	p.host.Bridge("br0", "lan")
+	mac, _ := net.ParseMAC(guestMAC)
+	for i := range p.proxy {
+		side := string(rune('a' + i))
+		p.guest[i] = netnstest.New(t, "guest-"+side)
+		p.events[i] = &eventLog{}
+		p.host.Must(func() (err error) {
+			p.path[i], err = netfilter.Open(netfilter.Config{Bridge: "br0", Tap: "tap" + side, Uplink: "up" + side,
+				Owner: "proxy-test", StateDir: t.TempDir(), LockDir: t.TempDir()})
+			return err
+		})
+		path := p.path[i]
+		t.Cleanup(func() { p.host.Do(path.Remove) })
+		p.vm[i] = netnstest.NewVM(p.host, p.guest[i], netnstest.VMConfig{Tap: "tap" + side, MAC: guestMAC,
+			Addrs: []string{guestIP + "/24", guestIP6 + "/64"}})
+		var err error
+		p.proxy[i], err = Open(Options{
+			Pair: "test", Tap: "tap" + side, Uplink: "up" + side, MAC: mac, Path: pathAdapter{path},
+			Setup: func() error {
+				ns, err := netns.GetFromPath(p.host.Path())
+				if err != nil {
+					return err
+				}
+				defer ns.Close()
+				return netns.Set(ns)
+			},
+			Log:    zerolog.New(zerolog.NewTestWriter(t)).With().Str("side", side).Logger(),
+			Events: p.events[i].add,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		px := p.proxy[i]
+		t.Cleanup(func() { px.Close() })
+	}
+	return p
+}
+
+func (p *pair) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	p.t.Cleanup(cancel)
+	return ctx
+}
+
+func (p *pair) must(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// protect joins a (primary) and b (secondary) and arms them.
+func (p *pair) protect(a, b int) {
+	p.t.Helper()
+	ctx := p.ctx()
+	p.must(p.proxy[a].Solo(ctx))
+	la, lb := p.links()
+	var key [16]byte
+	rand.Read(key[:])
+	p.must(p.proxy[b].StartSecondary(ctx, lb, Session{Key: key, TapFD: -1}))
+	p.must(p.proxy[a].StartPrimary(ctx, la, Session{Key: key, TapFD: -1}))
+	p.checkpoint(a, b)
+}
+
+// checkpoint goes through the protocol of one. The stand-ins' states are not touched by it.
+func (p *pair) checkpoint(a, b int) {
+	p.t.Helper()
+	p.epoch++
+	ctx := p.ctx()
+	p.must(p.proxy[a].BeginCheckpoint(ctx, p.epoch))
+	now := time.Now()
+	p.proxy[b].SecondaryStopped(now)
+	p.proxy[a].Stopped(p.epoch, now)
+	p.proxy[b].SecondaryResumed(time.Now())
+	p.must(p.proxy[a].EndCheckpoint(ctx, p.epoch, time.Now()))
+}
+
+// links is a net link between two ends on this host.
+func (p *pair) links() (a, b *Link) {
+	p.t.Helper()
+	conf := testTLS(p.t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	p.must(err)
+	defer ln.Close()
+	type result struct {
+		l   *Link
+		err error
+	}
+	ch := make(chan result, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			ch <- result{nil, err}
+			return
+		}
+		l, err := Handshake(p.ctx(), c, conf, true, Hello{}, func(h Hello) error {
+			if h.Pair != "test" || h.Session != 7 {
+				return fmt.Errorf("unexpected hello %+v", h)
+			}
+			return nil
+		})
+		ch <- result{l, err}
+	}()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	p.must(err)
+	a, err = Handshake(p.ctx(), c, conf, false, Hello{Pair: "test", Session: 7}, nil)
+	p.must(err)
+	r := <-ch
+	p.must(r.err)
+	return a, r.l
+}
+
+// testTLS is a configuration by which two ends with one certificate trust each other.
+func testTLS(t *testing.T) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n"}, DNSNames: []string{"n"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, ServerName: "n", RootCAs: pool, ClientCAs: pool,
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+	}
+}
+
+// serve runs the same TCP server in both guests.
+func (p *pair) serve(port int, handle func(side int, c net.Conn)) {
+	for i, g := range p.guest {
+		for _, ip := range []string{guestIP, "[" + guestIP6 + "]"} {
+			ln := g.Listen(fmt.Sprintf("%s:%d", ip, port))
+			go func() {
+				for {
+					c, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					go func() {
+						defer c.Close()
+						handle(i, c)
+					}()
+				}
+			}()
+		}
+	}
+}
+
+func (p *pair) dial(ip string, port int) net.Conn {
+	p.t.Helper()
+	c, err := p.client.Dial(p.ctx(), "tcp", net.JoinHostPort(ip, fmt.Sprint(port)))
+	if err != nil {
+		p.t.Fatalf("dial %s port %d: %v\nA %+v\nB %+v\nevents %v", ip, port, err, p.proxy[0].Stats(), p.proxy[1].Stats(), p.events[0].list())
+	}
+	p.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(60 * time.Second))
+	return c
+}
+
+// pattern is byte number i of every test stream.
+func pattern(i uint64) byte {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], i/8*0x9e3779b97f4a7c15)
+	return b[i%8] ^ byte(i>>16)
+}
+
+func fill(b []byte, from uint64) {
+	for i := range b {
+		b[i] = pattern(from + uint64(i))
+	}
+}
+
+// checker reads a stream of the pattern.
+type checker struct{ at uint64 }
+
+func (c *checker) Write(b []byte) (int, error) {
+	for i := range b {
+		if b[i] != pattern(c.at+uint64(i)) {
+			return 0, fmt.Errorf("byte %d is wrong", c.at+uint64(i))
+		}
+	}
+	c.at += uint64(len(b))
+	return len(b), nil
+}
+
+// noDivergence fails the test when the pair has seen one.
+func (p *pair) noDivergence() {
+	p.t.Helper()
+	for i, l := range p.events {
+		for _, e := range l.list() {
+			switch e := e.(type) {
+			case Diverged:
+				p.t.Errorf("side %d diverged: %+v", i, e)
+			case LinkLost, InputLost, OutputLost:
+				p.t.Errorf("side %d: %#v", i, e)
+			}
+		}
+	}
+}
+
+func download(_ int, c net.Conn) {
+	var n [8]byte
+	if _, err := io.ReadFull(c, n[:]); err != nil {
+		return
+	}
+	buf := make([]byte, 100000)
+	for at, end := uint64(0), binary.BigEndian.Uint64(n[:]); at < end; {
+		b := buf[:min(uint64(len(buf)), end-at)]
+		fill(b, at)
+		if _, err := c.Write(b); err != nil {
+			return
+		}
+		at += uint64(len(b))
+	}
+}
+
+func upload(_ int, c net.Conn) {
+	h := sha256.New()
+	io.Copy(h, c)
+	c.Write(h.Sum(nil))
+}
+
+func echo(_ int, c net.Conn) { io.Copy(c, c) }
+
+func (p *pair) fetch(c net.Conn, n uint64) {
+	p.t.Helper()
+	var req [8]byte
+	binary.BigEndian.PutUint64(req[:], n)
+	if _, err := c.Write(req[:]); err != nil {
+		p.t.Fatal(err)
+	}
+	ck := &checker{}
+	if _, err := io.CopyN(ck, c, int64(n)); err != nil {
+		p.t.Fatalf("download after %d of %d bytes: %v\nA %+v\nB %+v", ck.at, n, err, p.proxy[0].Stats(), p.proxy[1].Stats())
+	}
+}
+
+func TestLockStep(t *testing.T) {
+	p := newPair(t)
+	p.serve(80, download)
+	p.serve(7, echo)
+	p.serve(81, upload)
+	p.protect(0, 1)
+	for _, ip := range []string{guestIP, guestIP6} {
+		c := p.dial(ip, 7)
+		for i := range 50 {
+			msg := make([]byte, 1+i*97)
+			fill(msg, uint64(i))
+			if _, err := c.Write(msg); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len(msg))
+			if _, err := io.ReadFull(c, got); err != nil {
+				t.Fatalf("echo %d: %v\nA %+v\nB %+v", i, err, p.proxy[0].Stats(), p.proxy[1].Stats())
+			}
+			if !bytes.Equal(got, msg) {
+				t.Fatalf("echo %d differs", i)
+			}
+		}
+		p.fetch(p.dial(ip, 80), 20<<20)
+
+		c = p.dial(ip, 81)
+		h := sha256.New()
+		buf := make([]byte, 1<<16)
+		for i := range 100 {
+			fill(buf, uint64(i))
+			h.Write(buf)
+			if _, err := c.Write(buf); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.(*net.TCPConn).CloseWrite()
+		sum, err := io.ReadAll(c)
+		if err != nil || !bytes.Equal(sum, h.Sum(nil)) {
+			t.Fatalf("upload: %x, %v", sum, err)
+		}
+	}
+	p.noDivergence()
+	s := p.proxy[0].Stats()
+	t.Logf("A %+v", s)
+	t.Logf("B %+v", p.proxy[1].Stats())
+	if s.Alone != 0 {
+		t.Errorf("%d frames were released alone", s.Alone)
+	}
+}
+
+func TestTakeover(t *testing.T) {
+	p := newPair(t)
+	p.serve(80, download)
+	p.serve(7, echo)
+	p.protect(0, 1)
+	c4, c6 := p.dial(guestIP, 80), p.dial(guestIP6, 7)
+	var req [8]byte
+	const total = 30 << 20
+	binary.BigEndian.PutUint64(req[:], total)
+	c4.Write(req[:])
+	ck := &checker{}
+	if _, err := io.CopyN(ck, c4, 5<<20); err != nil {
+		t.Fatalf("download after %d bytes: %v\nA %+v\nB %+v", ck.at, err, p.proxy[0].Stats(), p.proxy[1].Stats())
+	}
+	// The primary's host dies: nothing of it leaves any more.
+	p.must(p.proxy[0].Mute(p.ctx()))
+	p.must(p.proxy[1].Promote(p.ctx()))
+	if _, err := io.CopyN(ck, c4, total-5<<20); err != nil {
+		t.Fatalf("download after %d bytes: %v\nB %+v", ck.at, err, p.proxy[1].Stats())
+	}
+	for i := range 20 {
+		c6.Write([]byte{byte(i)})
+		var b [1]byte
+		if _, err := io.ReadFull(c6, b[:]); err != nil || b[0] != byte(i) {
+			t.Fatalf("echo %d: %v %v", i, b, err)
+		}
+	}
+	c4.Close()
+	c6.Close()
+	t.Logf("B %+v", p.proxy[1].Stats())
+}
+
+func TestDivergence(t *testing.T) {
+	p := newPair(t)
+	p.serve(80, func(side int, c net.Conn) {
+		var req [1]byte
+		io.ReadFull(c, req[:])
+		msg := bytes.Repeat([]byte("a"), 1000)
+		msg[777] = byte('a' + side)
+		c.Write(msg)
+	})
+	p.protect(0, 1)
+	c := p.dial(guestIP, 80)
+	c.Write([]byte{1})
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		for _, e := range p.events[0].list() {
+			if d, ok := e.(Diverged); ok && d.Exact {
+				if d.Reason.String() != "payload" || d.Position != 777 {
+					t.Fatalf("divergence %+v", d)
+				}
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no divergence: %v", p.events[0].list())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
