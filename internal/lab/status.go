@@ -1,0 +1,169 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Status is the state of the lab's pair, as the node that speaks tells it.
+type Status struct {
+	Pair        string      `json:"pair"`
+	Node        string      `json:"node"` // the node that answered
+	State       string      `json:"state"`
+	Role        string      `json:"role"`
+	Speaker     string      `json:"speaker"`
+	Generation  uint64      `json:"generation"`
+	Mode        string      `json:"mode"`
+	Peer        any         `json:"peer,omitempty"`
+	Checkpoints Checkpoints `json:"checkpoints"`
+	Divergences Divergences `json:"divergences"`
+	Released    struct {
+		Frames uint64 `json:"frames"`
+		Bytes  uint64 `json:"bytes"`
+	} `json:"released"`
+	HoldUS Quantiles `json:"hold_us"`
+	Reason string    `json:"reason"`
+	Since  string    `json:"since,omitempty"`
+}
+
+// Checkpoints counts checkpoints since the pair was protected.
+type Checkpoints struct {
+	Count   uint64            `json:"count"`
+	Reasons map[string]uint64 `json:"reasons"`
+	PauseMS Quantiles         `json:"pause_ms"`
+	Bytes   uint64            `json:"bytes"`
+}
+
+// Divergences counts the differences between the two guests' output.
+type Divergences struct {
+	Count    uint64            `json:"count"`
+	ByReason map[string]uint64 `json:"by_reason"`
+}
+
+// Quantiles of a measured quantity.
+type Quantiles struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max,omitempty"`
+}
+
+// nodeStatus asks one node's daemon.
+func (l *Lab) nodeStatus(ctx context.Context, node string) (*Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", l.Socket(node))
+		},
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://colod/v1/status", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask node %s: %w", node, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	if err != nil {
+		return nil, fmt.Errorf("ask node %s: %w", node, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask node %s: %s: %s", node, resp.Status, strings.TrimSpace(string(body)))
+	}
+	var answer struct {
+		Pairs []Status `json:"pairs"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("ask node %s: %w", node, err)
+	}
+	for _, st := range answer.Pairs {
+		if st.Pair == pairName {
+			return &st, nil
+		}
+	}
+	return nil, fmt.Errorf("ask node %s: it has no pair %q", node, pairName)
+}
+
+// NodeStatus asks the daemon of one node.
+func (l *Lab) NodeStatus(ctx context.Context, node string) (*Status, error) {
+	if err := checkHost(node, Nodes); err != nil {
+		return nil, err
+	}
+	return l.nodeStatus(ctx, node)
+}
+
+// Status asks both nodes and returns the word of the one that speaks by the
+// newest record.
+func (l *Lab) Status(ctx context.Context) (*Status, error) {
+	if l.state.Native {
+		return &Status{State: "unprotected", Role: "native", Speaker: NodeA, Reason: "this lab was made without protection"}, nil
+	}
+	var best *Status
+	var errs []error
+	for _, node := range Nodes {
+		st, err := l.nodeStatus(ctx, node)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if best == nil || st.Generation > best.Generation || (st.Generation == best.Generation && st.Speaker == st.Node) {
+			best = st
+		}
+	}
+	if best == nil {
+		return nil, errors.Join(errs...)
+	}
+	return best, nil
+}
+
+// print shows the status to a person.
+func (s *Status) print(w io.Writer) {
+	fmt.Fprintf(w, "%s, speaker %s, generation %d: %s\n", s.State, s.Speaker, s.Generation, s.Reason)
+	fmt.Fprintf(w, "checkpoints  %d (%s), pause p50 %.1f ms, p99 %.1f ms, max %.1f ms, %d bytes\n", s.Checkpoints.Count,
+		counts(s.Checkpoints.Reasons), s.Checkpoints.PauseMS.P50, s.Checkpoints.PauseMS.P99, s.Checkpoints.PauseMS.Max, s.Checkpoints.Bytes)
+	fmt.Fprintf(w, "divergences  %d (%s)\n", s.Divergences.Count, counts(s.Divergences.ByReason))
+	fmt.Fprintf(w, "released     %d frames, %d bytes; held p50 %.0f us, p99 %.0f us\n", s.Released.Frames, s.Released.Bytes, s.HoldUS.P50, s.HoldUS.P99)
+}
+
+// counts writes a table of counts in one line, greatest first.
+func counts(m map[string]uint64) string {
+	names := sortedByCount(m)
+	if len(names) == 0 {
+		return "none"
+	}
+	var parts []string
+	for _, n := range names {
+		parts = append(parts, fmt.Sprintf("%s %d", n, m[n]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func sortedByCount(m map[string]uint64) []string {
+	var names []string
+	for n, c := range m {
+		if c > 0 {
+			names = append(names, n)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		if m[a] != m[b] {
+			if m[a] > m[b] {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	return names
+}
