@@ -374,9 +374,11 @@ func fetch(ctx context.Context, l Load, m *meter) error {
 	if err != nil {
 		return fmt.Errorf("fetch: %w", err)
 	}
+	rate := l.Rate
+	l.Rate = 0
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", strconv.FormatInt(l.Size, 10))
-		p := newPacer(l.Rate)
+		p := newPacer(rate)
 		for off := int64(0); off < l.Size; {
 			b := pattern.Static(off)
 			b = b[:min(int64(len(b)), l.Size-off, 4096)]
@@ -396,7 +398,6 @@ func fetch(ctx context.Context, l Load, m *meter) error {
 	}
 	defer h.c.Close()
 	m.update(func(r *Report) { r.Open = true })
-	l.Rate = 0
 	return rounds(ctx, l, m, func(int) (int64, error) {
 		if err := h.send(m, "GET", "/fetch?url=http://"+ln.Addr().String()+"/page", 0, nil); err != nil {
 			return 0, err

@@ -56,20 +56,23 @@ func Main() error {
 	if err := boot(); err != nil {
 		return err
 	}
-	errs := make(chan error, 4)
-	var listening sync.WaitGroup
-	listening.Add(2)
-	go func() { errs <- serveEcho(&listening) }()
-	go func() { errs <- serveHTTP(&listening) }()
-	go powerButton()
 	for _, s := range daemons {
 		go s.supervise(ctx)
 	}
+	go powerButton()
+	errs := make(chan error, 2)
+	var listening sync.WaitGroup
+	listening.Add(2)
+	go func() { errs <- serveHTTP(&listening) }()
 	go func() {
-		listening.Wait()
 		for _, s := range daemons {
 			s.await()
 		}
+		// Last, so that an answered echo means that everything serves.
+		errs <- serveEcho(&listening)
+	}()
+	go func() {
+		listening.Wait()
 		fmt.Printf("%s after %s\n", Ready, uptime())
 	}()
 	select {

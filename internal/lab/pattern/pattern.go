@@ -2,7 +2,10 @@
 // so that each end can tell at every position which byte belongs there.
 package pattern
 
-import "sync"
+import (
+	"encoding/binary"
+	"sync"
+)
 
 // period is the length of the table that static content repeats: a prime, so
 // that content moved by any round number of bytes is seen.
@@ -22,7 +25,14 @@ func Static(off int64) []byte { return table()[off%period:] }
 // given number. Every 8 bytes are a mix of stream and position, so no stretch of 16
 // bytes occurs at two positions or in two streams in practice.
 func Fill(b []byte, stream uint64, off uint64) {
-	for i := range b {
+	i := 0
+	for ; i < len(b) && (off+uint64(i))&7 != 0; i++ {
+		b[i] = At(stream, off+uint64(i))
+	}
+	for ; i+8 <= len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], word(stream, (off+uint64(i))>>3))
+	}
+	for ; i < len(b); i++ {
 		b[i] = At(stream, off+uint64(i))
 	}
 }
