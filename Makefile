@@ -1,0 +1,80 @@
+# colod: build, try, test. 'make help' lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+GO      ?= go
+BIN     := bin/colod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# Packages whose tests run under the race detector: those with goroutines.
+RACE := ./coordinator/... ./proxy/... ./qmp/... ./internal/lab/client/...
+# Everything but the end-to-end tests, which run alone.
+UNIT = $(shell $(GO) list ./... | grep -v /internal/lab/e2e)
+
+# A program that shows whether a Debian package is there, and the package.
+TOOLS := qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 bridge:iproute2 ethtool:ethtool \
+	tcpdump:tcpdump ssh:openssh-client scp:openssh-client redis-cli:redis-tools iperf3:iperf3 wget:wget curl:curl \
+	socat:socat cc:gcc dpkg-deb:dpkg
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what is missing on this machine, from Debian's packages (needs root)
+	@missing=; \
+	for t in $(TOOLS); do \
+		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${t%%:*}" >/dev/null || missing="$$missing $${t##*:}"; \
+	done; \
+	[[ -f /usr/include/stdio.h ]] || missing="$$missing libc6-dev"; \
+	[[ -s /etc/ssl/certs/ca-certificates.crt ]] || missing="$$missing ca-certificates"; \
+	if [[ -n "$$missing" ]]; then \
+		if [[ $$(id -u) != 0 ]]; then echo "setup: run as root to install:$$missing" >&2; exit 1; fi; \
+		missing=$$(tr ' ' '\n' <<<"$$missing" | sort -u | tr '\n' ' '); \
+		echo "setup: installing $$missing"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q; \
+		apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+	@command -v $(GO) >/dev/null || { echo "setup: install Go 1.26 or newer" >&2; exit 1; }
+
+.PHONY: build
+build: ## Build bin/colod
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/colod
+
+.PHONY: demo
+demo: setup build ## See a guest survive the loss of its host (about a minute; needs root)
+	./$(BIN) lab demo $(DEMO)
+
+.PHONY: lint
+lint: ## Check format, go vet and staticcheck
+	@unformatted=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
+	if [[ -n "$$unformatted" ]]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+
+.PHONY: unit
+unit: ## Run all tests but the end-to-end ones
+	$(GO) test -timeout 10m $(UNIT)
+
+.PHONY: race
+race: ## Run the tests of concurrent packages under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list $(RACE))
+
+.PHONY: e2e
+e2e: ## Run the end-to-end tests: real QEMU pairs, real clients, real faults
+	$(GO) test -count=1 -v -timeout 30m ./internal/lab/e2e
+
+.PHONY: test
+test: setup lint unit race e2e ## Everything that has to pass before a change goes in
+
+.PHONY: test-long
+test-long: setup ## The end-to-end campaigns in full, with their figures (an hour or more)
+	COLOD_LONG=1 $(GO) test -count=1 -v -timeout 4h ./internal/lab/e2e
+
+.PHONY: clean
+clean: ## Remove what was built; the download cache stays
+	rm -rf bin dist
