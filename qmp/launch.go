@@ -344,6 +344,7 @@ func attach(ctx context.Context, cfg VMConfig, reg registry, proc *process, star
 	if err := v.mon.Run(ctx, "query-cpus-fast", nil, &cpus); err != nil {
 		return nil, err
 	}
+	v.proc.watchThread(v.proc.pid)
 	for _, c := range cpus {
 		v.proc.watchThread(c.Thread)
 	}

@@ -16,6 +16,7 @@ import (
 type process struct {
 	pid    int
 	fd     *os.File // pidfd
+	child  bool     // ours to reap
 	died   chan struct{}
 	exited chan struct{}
 
@@ -34,6 +35,7 @@ func openProcess(pid int, wait func() string) (*process, error) {
 		return nil, fmt.Errorf("open handle of process %d: %w", pid, err)
 	}
 	p := &process{pid: pid, fd: os.NewFile(uintptr(fd), "pidfd"), died: make(chan struct{}), exited: make(chan struct{})}
+	p.child = wait != nil
 	go func() {
 		if err := waitReadable(p.fd); err != nil {
 			return // released
@@ -43,6 +45,9 @@ func openProcess(pid int, wait func() string) (*process, error) {
 			how := wait()
 			p.mu.Lock()
 			p.how = how
+			if p.closed {
+				p.fd.Close()
+			}
 			p.mu.Unlock()
 		}
 		close(p.exited)
@@ -65,8 +70,9 @@ func waitReadable(f *os.File) error {
 
 // watchThread closes died as soon as thread tid of the process ends. A process that is killed ends
 // its threads at once, but the process handle and the closing of its sockets wait until its memory is
-// freed, which takes about 0.1 s per GiB. Threads that live as long as the VM (vCPUs) thus tell of
-// its death earlier. Kernels before 6.9 have no such handles; then nothing is gained or lost.
+// freed (with 2 GiB in use 10 ms against 0.15 ms, kernel 6.18, 2026-11). Threads that live as long as
+// the VM (main, vCPUs) thus tell of its death earlier; as one of them may be the one that frees the
+// memory, more than one is watched. Kernels before 6.9 have no such handles and lose that gain only.
 func (p *process) watchThread(tid int) {
 	const pidfdThread = unix.O_EXCL // PIDFD_THREAD, linux/pidfd.h
 	fd, err := unix.PidfdOpen(tid, unix.PIDFD_NONBLOCK|pidfdThread)
@@ -118,6 +124,11 @@ func (p *process) status() string {
 func (p *process) kill() error { return p.signal(unix.SIGKILL) }
 
 func (p *process) signal(sig unix.Signal) error {
+	select {
+	case <-p.exited:
+		return nil
+	default:
+	}
 	rc, err := p.fd.SyscallConn()
 	if err != nil {
 		return err
@@ -132,12 +143,24 @@ func (p *process) signal(sig unix.Signal) error {
 	return serr
 }
 
-// release closes the handles; the process is not touched.
+// release closes the handles; the process is not touched. That of a child stays open until its end,
+// as it has to be reaped.
 func (p *process) release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
 	p.closed = true
-	p.fd.Close()
+	ended := false
+	select {
+	case <-p.exited:
+		ended = true
+	default:
+	}
+	if !p.child || ended {
+		p.fd.Close()
+	}
 	for _, f := range p.threads {
 		f.Close()
 	}

@@ -11,17 +11,39 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"colod/qmp/relay"
 )
 
 // The tests named TestReal use the installed QEMU. Their guest is the firmware, which finds nothing
 // to boot: enough for everything but guest memory and network.
 
+var shimDir string // made by buildShim
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(launchHelperEnv); dir != "" {
+		launchHelper(dir)
+	}
+	code := m.Run()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	if shimDir != "" {
+		os.RemoveAll(shimDir)
+	}
+	os.Exit(code)
+}
+
 var buildShim = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "colod-shim-")
 	if err != nil {
 		return "", err
 	}
+	shimDir = dir
 	so := filepath.Join(dir, "tcg-shim.so")
 	out, err := exec.Command("cc", "-O2", "-shared", "-fPIC", "-o", so, "../internal/lab/shim/tcg-shim.c", "-ldl").CombinedOutput()
 	if err != nil {
