@@ -39,7 +39,7 @@ from Debian into a cache and not installed. Everything is removed by 'colod lab 
 	}
 	root.PersistentFlags().StringVar(&name, "name", DefaultName, "name of the lab; labs of different names do not touch each other")
 	root.AddCommand(upCommand(&name), downCommand(&name), execCommand(&name), faultCommand(&name), statusCommand(&name),
-		listCommand(), client.Command(), guestCommand())
+		listCommand(), demoCommand(&name), client.Command(), guestCommand())
 	return root
 }
 

@@ -25,9 +25,17 @@ const patience = 60 * time.Second
 // window bounds the bytes on their way through an echo connection.
 const window = 128 << 10
 
+// address is where the client connects to; port is the service's own.
+func (l Load) address(port int) string {
+	if l.Port != 0 {
+		port = l.Port
+	}
+	return net.JoinHostPort(l.Host, strconv.Itoa(port))
+}
+
 func dial(ctx context.Context, l Load, port int) (net.Conn, error) {
 	d := net.Dialer{Timeout: patience}
-	c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(l.Host, strconv.Itoa(port)))
+	c, err := d.DialContext(ctx, "tcp", l.address(port))
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +188,7 @@ func (k *checker) find(b []byte) (uint64, bool) {
 // udpEcho sends numbered datagrams at a steady rate and checks the answers.
 func udpEcho(ctx context.Context, l Load, m *meter) error {
 	d := net.Dialer{}
-	c, err := d.DialContext(ctx, "udp", net.JoinHostPort(l.Host, "7"))
+	c, err := d.DialContext(ctx, "udp", l.address(7))
 	if err != nil {
 		return fmt.Errorf("udp echo: %w", err)
 	}

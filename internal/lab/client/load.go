@@ -36,6 +36,7 @@ type Load struct {
 	Kind  Kind   `json:"kind"`
 	Name  string `json:"name"`            // unique in a session; Kind by default
 	Host  string `json:"host"`            // the guest's address
+	Port  int    `json:"port,omitempty"`  // the service's own by default
 	Rate  int    `json:"rate,omitempty"`  // bytes a second and connection (streams), requests a second (the others); 0 = as fast as it goes
 	Size  int64  `json:"size,omitempty"`  // bytes of one transfer or answer
 	Count int    `json:"count,omitempty"` // ends after so many transfers, requests or answers; 0 = when told to
