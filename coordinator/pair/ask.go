@@ -1,0 +1,202 @@
+package pair
+
+import "time"
+
+// admit takes an operator's wish. A wish that only the speaker can fulfil is
+// passed on to it. It reports whether the state is to see the event: never.
+func (m *Machine) admit(a Ask) bool {
+	var refusal string
+	switch a.Op {
+	case OpProtect:
+		refusal = m.askProtect(a)
+	case OpCheckpoint:
+		refusal = m.askCheckpoint(a)
+	case OpFailover:
+		refusal = m.askFailover(a)
+	case OpStop:
+		refusal = m.askStop(a)
+	case OpStart:
+		refusal = m.askStart(a)
+	default:
+		refusal = "this operation is not known"
+	}
+	if refusal != "" {
+		m.reply(a, refusal)
+	}
+	return false
+}
+
+func (m *Machine) askProtect(a Ask) string {
+	switch {
+	case m.state == Protected || m.state == Checkpointing:
+		m.reply(a, "")
+	case m.state == Syncing:
+		m.await(a)
+	case m.state == Solo:
+		if why := m.cannotProtect(); why != "" {
+			return why
+		}
+		m.noAuto, m.failures = "", 0
+		m.await(a)
+		m.toSyncing("asked for by an operator")
+	case m.state == Standby && m.forward(a):
+		m.await(a)
+	default:
+		return m.busy()
+	}
+	return ""
+}
+
+func (m *Machine) askCheckpoint(a Ask) string {
+	switch {
+	case m.state != Protected && m.state != Checkpointing:
+		return m.busy()
+	case m.role == Speaker && m.vmPaused:
+		return "the guest is stopped by its operator, and a checkpoint would make it run"
+	case m.role == Speaker:
+		m.request(reasonManual)
+		m.await(a)
+	case m.forward(a):
+		m.reply(a, "")
+	default:
+		return m.cfg.Peer + " does not answer"
+	}
+	return ""
+}
+
+func (m *Machine) askFailover(a Ask) string {
+	switch {
+	case m.state != Protected && m.state != Checkpointing:
+		return "there is no secondary that could take over; the pair is " + m.state.String() + ": " + m.reason
+	case !m.peerUp:
+		return m.cfg.Peer + " does not answer"
+	case m.role == Speaker:
+		m.await(a)
+		m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: "failover asked for by an operator"})
+		m.endVM()
+		m.orphaned("failover to " + m.cfg.Peer + " asked for by an operator")
+	default:
+		m.forward(a)
+		m.await(a)
+	}
+	return ""
+}
+
+func (m *Machine) askStop(a Ask) string {
+	switch {
+	case m.state == Stopped:
+		m.await(a)
+		m.stopSettle()
+	case m.role == Speaker && (m.state == Solo || m.state == Syncing || m.state == Protected || m.state == Checkpointing || m.state == Promoting):
+		m.await(a)
+		if a.Grace > 0 && m.vm != 0 && !m.vmPaused && m.state != Syncing && m.state != Promoting {
+			m.set(timerGrace, a.Grace)
+			m.emit(PowerDown{})
+			return ""
+		}
+		m.endGuest("ended by an operator")
+	case (m.role == Secondary || m.state == Standby) && m.forward(a):
+		m.await(a)
+	default:
+		return m.busy()
+	}
+	return ""
+}
+
+func (m *Machine) askStart(a Ask) string {
+	switch m.state {
+	case Stopped:
+		m.await(a)
+		if why := m.start(); why != "" {
+			m.asks = m.asks[:len(m.asks)-1]
+			return why
+		}
+	case Solo, Syncing, Protected, Checkpointing:
+		m.reply(a, "")
+	case Promoting:
+		m.await(a)
+	default:
+		return m.busy()
+	}
+	return ""
+}
+
+func (m *Machine) busy() string {
+	return "not possible now; the pair is " + m.state.String() + ": " + m.reason
+}
+
+// forward passes a wish on to the speaker.
+func (m *Machine) forward(a Ask) bool {
+	if !m.peerUp {
+		return false
+	}
+	m.send(Request{Op: a.Op, GraceMS: int64(a.Grace / time.Millisecond)})
+	return true
+}
+
+// await keeps a wish until it is fulfilled or cannot be.
+func (m *Machine) await(a Ask) {
+	m.asks = append(m.asks, a)
+}
+
+func (m *Machine) reply(a Ask, err string) {
+	switch {
+	case a.ID != 0:
+		m.emit(Answer{ID: a.ID, Err: err})
+	case err != "":
+		m.warn(m.cfg.Peer + " asked to " + string(a.Op) + ": " + err)
+	}
+}
+
+// answer answers all wishes of a kind.
+func (m *Machine) answer(op Op, err string) {
+	kept := m.asks[:0]
+	for _, a := range m.asks {
+		if a.Op == op {
+			m.reply(a, err)
+		} else {
+			kept = append(kept, a)
+		}
+	}
+	m.asks = kept
+}
+
+func (m *Machine) refuseAll(why string) {
+	for _, a := range m.asks {
+		m.reply(a, why)
+	}
+	m.asks = nil
+}
+
+// answerMove answers the wishes that a change of state fulfils or defeats.
+func (m *Machine) answerMove(s State) {
+	why := s.String() + ": " + m.reason
+	switch s {
+	case Protected:
+		m.answer(OpProtect, "")
+		m.answer(OpStart, "")
+	case Solo:
+		m.answer(OpStart, "")
+		m.answer(OpProtect, why)
+		m.answer(OpCheckpoint, why)
+		if m.promote.how == TakeOver {
+			m.answer(OpFailover, "")
+		} else {
+			m.answer(OpFailover, why)
+		}
+	case Standby:
+		if m.rec.Speaker == m.cfg.Peer {
+			m.answer(OpFailover, "")
+		}
+		m.answer(OpProtect, why)
+		m.answer(OpCheckpoint, why)
+	case Stopped:
+		m.answer(OpProtect, why)
+		m.answer(OpCheckpoint, why)
+		m.answer(OpFailover, why)
+		m.answer(OpStart, why)
+	case Fenced, Idle:
+		m.answer(OpProtect, why)
+		m.answer(OpCheckpoint, why)
+	}
+}

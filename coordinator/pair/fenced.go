@@ -1,0 +1,49 @@
+package pair
+
+// fencing belongs to Fenced.
+type fencing struct {
+	muted, gone bool
+}
+
+// toFenced: a VM runs here that must not. It is muted and ended.
+func (m *Machine) toFenced(reason string) {
+	m.cut()
+	m.fence = fencing{}
+	m.become(Fenced, NoRole, reason)
+	m.mute()
+	m.endVM()
+}
+
+func (m *Machine) stepFenced(ev Event) {
+	switch ev := ev.(type) {
+	case Muted:
+		if ev.Err != "" {
+			m.warn("the guest's devices cannot be muted: " + ev.Err)
+			m.set(timerRetry, m.cfg.RetryMin)
+			return
+		}
+		m.fence.muted = true
+	case VMGone:
+		if ev.Err != "" {
+			m.warn("the VM here does not end: " + ev.Err)
+			m.endVM()
+			return
+		}
+		m.fence.gone = true
+	case expired:
+		if ev.t == timerRetry {
+			m.mute()
+		}
+		return
+	default:
+		return
+	}
+	if !m.fence.muted || !m.fence.gone {
+		return
+	}
+	if m.known && m.rec.Ended {
+		m.toStopped("the guest was ended: "+m.rec.Reason, stopKeep)
+		return
+	}
+	m.toStandby(m.reason)
+}

@@ -1,0 +1,162 @@
+package pair
+
+import "colod/coordinator/arbiter"
+
+// waiting says what Idle waits for.
+type waiting uint8
+
+const (
+	waitFacts    waiting = iota // the record, and whether a VM runs here
+	waitCreate                  // the swap that makes the first record
+	waitTakeover                // the other node is to take over from the VM that died here
+	waitSpeaker                 // the speaker's word about the secondary that was found here
+)
+
+// stepIdle decides at start, and after the speaker's VM died.
+func (m *Machine) stepIdle(ev Event) {
+	switch ev := ev.(type) {
+	case Start:
+		m.wait = waitFacts
+		m.read()
+		m.finding = m.newOp()
+		m.emit(FindVM{Op: m.finding})
+		return
+	case RecordRead, VMFound:
+		if r, ok := ev.(RecordRead); ok && r.Err != "" {
+			m.set(timerRetry, m.cfg.RecordPoll)
+			return
+		}
+	case Swapped:
+		if m.wait == waitCreate {
+			m.wait = waitFacts
+		}
+		if ev.Outcome == SwapUnknown || ev.Outcome == SwapFailed {
+			m.set(timerRetry, m.cfg.RecordPoll)
+			return
+		}
+	case VMGone:
+		if ev.Err != "" {
+			m.warn("the VM here does not end: " + ev.Err)
+			m.endVM()
+			return
+		}
+	case expired:
+		switch ev.t {
+		case timerRetry, timerPoll:
+			m.read()
+			return
+		case timerPhase:
+			m.idleTimeout()
+			return
+		}
+	case VMDied, PeerUp, PeerDown, Received:
+	default:
+		return
+	}
+	m.decide()
+}
+
+// decide chooses the state that follows from the record and the VM here.
+func (m *Machine) decide() {
+	if !m.known || m.stale || m.finding != 0 || m.swapping != 0 || m.ending != 0 || m.quit {
+		return
+	}
+	have := m.vm != 0
+	switch {
+	case !m.rec.Exists() && m.cfg.First:
+		m.wait = waitCreate
+		m.swap(arbiter.Record{Speaker: m.cfg.Self}, "new pair")
+	case !m.rec.Exists() && have:
+		m.toFenced("a VM runs here, but the pair has no record yet and " + m.cfg.Peer + " is its first speaker")
+	case !m.rec.Exists():
+		m.toStandby("waiting for " + m.cfg.Peer + " to start the guest")
+	case m.rec.Ended:
+		m.toStopped("the guest was ended: "+m.rec.Reason, stopKeep)
+	case m.rec.Speaker == m.cfg.Self:
+		m.decideSpeaker(have)
+	case !have:
+		m.toStandby(m.rec.Speaker + " speaks")
+	case m.rec.Standby == m.cfg.Self:
+		m.decideFoundSecondary()
+	default:
+		m.toFenced("the record names " + m.rec.Speaker + " as speaker and not this node as standby")
+	}
+}
+
+// decideSpeaker: the record names this node as speaker.
+func (m *Machine) decideSpeaker(have bool) {
+	switch {
+	case m.rec.Standby == "" && have:
+		m.toPromoting(promoteAdopt, Alone, "the guest runs here already and is adopted")
+	case m.rec.Standby == "":
+		m.toPromoting(promoteLaunch, Alone, "the guest is started")
+	case have:
+		// colod died here in the middle of protection: the session is gone.
+		m.toClaiming(claim{how: Alone}, "the guest runs here already; its protection ended with the former colod")
+	case m.peer != nil && !m.peer.HasVM && (m.peer.State == Standby || m.peer.State == Idle || m.peer.State == Stopped):
+		m.toClaiming(claim{how: Alone}, "no node holds the guest any more: it is started again")
+	default:
+		// The other node may hold the only copy: let it take over.
+		if m.wait != waitTakeover {
+			m.wait = waitTakeover
+			m.reason = "the guest is not here; waiting for " + m.rec.Standby + " to take over"
+			m.set(timerPhase, m.cfg.TakeoverWait)
+			m.sendStatus()
+		}
+		if m.timers[timerPoll] == 0 {
+			m.set(timerPoll, m.cfg.RecordPoll)
+		}
+	}
+}
+
+// decideFoundSecondary: colod died here while this node was the standby. The
+// speaker, if it lives, will begin anew; if it does not answer, this VM is
+// the guest.
+func (m *Machine) decideFoundSecondary() {
+	if m.peer != nil {
+		if m.peer.HasVM {
+			m.toFenced(m.cfg.Peer + " speaks; the secondary found here is no longer fed")
+			return
+		}
+		m.toClaiming(claim{how: Alone}, m.cfg.Peer+" has no VM: the secondary found here takes over")
+		return
+	}
+	if m.wait != waitSpeaker {
+		m.wait = waitSpeaker
+		m.role = Secondary
+		m.reason = "a secondary was found here; waiting for " + m.cfg.Peer
+		m.set(timerPhase, m.cfg.AdoptWait)
+	}
+	if m.timers[timerPoll] == 0 {
+		m.set(timerPoll, m.cfg.RecordPoll)
+	}
+}
+
+func (m *Machine) idleTimeout() {
+	switch m.wait {
+	case waitTakeover:
+		m.toClaiming(claim{how: Alone}, m.rec.Standby+" did not take over in "+m.cfg.TakeoverWait.String()+": the guest is started again here")
+	case waitSpeaker:
+		if m.peerUp {
+			m.set(timerPhase, m.cfg.AdoptWait)
+			return
+		}
+		m.toClaiming(claim{how: Alone}, m.cfg.Peer+" does not answer: the secondary found here takes over")
+	}
+}
+
+// toWaiting is what the speaker does whose VM is gone while the other node
+// can take over.
+func (m *Machine) toWaiting(reason string) {
+	m.become(Idle, NoRole, reason)
+	m.wait = waitTakeover
+	m.set(timerPhase, m.cfg.TakeoverWait)
+	m.set(timerPoll, m.cfg.RecordPoll)
+}
+
+// orphaned: see toWaiting; whoever calls it has said PeerVMDied.
+func (m *Machine) orphaned(reason string) {
+	m.cut()
+	m.mute()
+	m.toWaiting(reason)
+}

@@ -1,0 +1,490 @@
+// Package pair is the state machine of one protected guest on one node.
+//
+// The machine is pure: events go in, actions come out, and it has no clock,
+// no goroutine and no randomness. Two of them, one on each node, together
+// with the arbiter's record keep the invariant of this package: a node lets
+// the guest's output out alone only while the record names it as speaker and
+// nobody as standby. Everything else, heartbeats and messages included, only
+// decides how soon something happens.
+package pair
+
+import (
+	"fmt"
+	"time"
+
+	"colod/coordinator/arbiter"
+)
+
+// Config is what a machine has to know. Durations of zero take the defaults.
+type Config struct {
+	Pair, Self, Peer string
+	First            bool   // this node is the speaker of a new pair
+	Guest            string // fingerprint of what the guest sees; must be equal on both nodes
+	AutoProtect      bool   // protect again without being asked
+
+	IdleInterval      time.Duration // longest time between checkpoints; 0 = no limit
+	CheckpointTimeout time.Duration // default 10 s
+	Retrigger         time.Duration // default 1 s
+	SyncTimeout       time.Duration // limit of the copy, default 10 min
+	StepTimeout       time.Duration // limit of each other step of a synchronisation, default 60 s
+	RetryMin          time.Duration // first wait before protecting again after a failure, default 1 s
+	RetryMax          time.Duration // longest such wait, default 60 s
+	RecordPoll        time.Duration // how often a waiting node reads the record, default 500 ms
+	TakeoverWait      time.Duration // how long a speaker without VM waits for the standby to take over, default 30 s
+	AdoptWait         time.Duration // how long a secondary found at start waits for the speaker, default 2 s
+	SuspectWait       time.Duration // how long a secondary that is no longer fed waits for the speaker's word, default 500 ms
+	MaxRestarts       int           // launches in a row after deaths without a copy, default 3
+
+	// Strict makes an illegal move panic; for tests.
+	Strict bool
+}
+
+func (c *Config) defaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.CheckpointTimeout, 10*time.Second)
+	def(&c.Retrigger, time.Second)
+	def(&c.SyncTimeout, 10*time.Minute)
+	def(&c.StepTimeout, 60*time.Second)
+	def(&c.RetryMin, time.Second)
+	def(&c.RetryMax, 60*time.Second)
+	def(&c.RecordPoll, 500*time.Millisecond)
+	def(&c.TakeoverWait, 30*time.Second)
+	def(&c.AdoptWait, 2*time.Second)
+	def(&c.SuspectWait, 500*time.Millisecond)
+	if c.MaxRestarts == 0 {
+		c.MaxRestarts = 3
+	}
+}
+
+// restartMemory is how long a guest has to run alone for earlier deaths to
+// be forgotten.
+const restartMemory = 10 * time.Minute
+
+// Machine is the state machine. It is not safe for concurrent use.
+type Machine struct {
+	cfg Config
+
+	now    time.Duration
+	boot   uint64
+	op     uint64 // last op number given out
+	out    []Action
+	state  State
+	role   Role
+	reason string
+	timers timers
+
+	// The arbiter's record as last seen. known says whether it was read at all.
+	rec   arbiter.Record
+	known bool
+	stale bool // a swap's outcome is not known: the record has to be read
+	// Numbers of the operations whose results are awaited; 0 = none.
+	reading, swapping                             uint64
+	finding, launching, ending, checking, freeing uint64
+	muting, speaking                              uint64
+	next                                          arbiter.Record // what the swap under way, or of unknown outcome, writes
+
+	// The VM here.
+	vm       uint64 // number of the VM: the op that launched or found it; 0 = none
+	vmPaused bool   // stopped by somebody else than a checkpoint
+
+	// The other node.
+	peerUp bool
+	peer   *Status // as of the present connection; nil before the first
+
+	// Session: one synchronisation and the protection that follows from it.
+	session  string
+	sessions uint32
+	ckpt     checkpoint
+	n        uint64 // number of the last checkpoint
+	pending  reasons
+	linked   bool // the data path works with the peer's; it may not speak alone without Released or TakeOver
+
+	sync    syncStage
+	claim   claim
+	promote promotion
+	stop    stopping
+	fence   fencing
+	wait    waiting // in Idle
+
+	unusable string // (speaker) why the other side is given up, while our own VM is being checked
+	suspect  string // (secondary) why it believes to be no longer fed
+	noAuto   string // why protection is not tried again by itself
+	failures int    // synchronisations that failed in a row
+	restarts int    // deaths without a copy in a row
+	soloAt   time.Duration
+
+	quit, exited bool
+	asks         []Ask
+}
+
+// New makes a machine; the first event must be Start.
+func New(cfg Config) *Machine {
+	cfg.defaults()
+	return &Machine{cfg: cfg, state: Idle, reason: "colod starts"}
+}
+
+// State is the present state.
+func (m *Machine) State() State { return m.state }
+
+// Role is the present role.
+func (m *Machine) Role() Role { return m.role }
+
+// Reason is the sentence that goes with the present state.
+func (m *Machine) Reason() string { return m.reason }
+
+// Record is the arbiter's record as last seen.
+func (m *Machine) Record() arbiter.Record { return m.rec }
+
+// Session is the present session, or "".
+func (m *Machine) Session() string { return m.session }
+
+// PeerUp reports whether the other node answers.
+func (m *Machine) PeerUp() bool { return m.peerUp }
+
+// HasVM reports whether a VM of the pair runs here.
+func (m *Machine) HasVM() bool { return m.vm != 0 }
+
+// Deadline is the time of the next Tick that matters; 0 = none.
+func (m *Machine) Deadline() time.Duration { return m.timers.first() }
+
+// Step takes one event and returns what is to be done, in order. The slice
+// is the caller's.
+func (m *Machine) Step(ev Event) []Action {
+	m.out = nil
+	if t, ok := ev.(Tick); ok {
+		if t.Now > m.now {
+			m.now = t.Now
+		}
+		for {
+			t, ok := m.timers.pop(m.now)
+			if !ok {
+				break
+			}
+			m.dispatch(expired{t})
+		}
+	} else {
+		m.dispatch(ev)
+	}
+	m.settle()
+	return m.out
+}
+
+// dispatch applies the rules that hold in every state, then the state's own.
+func (m *Machine) dispatch(ev Event) {
+	if !m.common(ev) {
+		return
+	}
+	switch m.state {
+	case Idle:
+		m.stepIdle(ev)
+	case Standby:
+		m.stepStandby(ev)
+	case Syncing:
+		if m.role == Speaker {
+			m.stepSyncingSpeaker(ev)
+		} else {
+			m.stepSyncingSecondary(ev)
+		}
+	case Protected, Checkpointing:
+		if m.role == Speaker {
+			m.stepProtectedSpeaker(ev)
+		} else {
+			m.stepProtectedSecondary(ev)
+		}
+	case Claiming:
+		m.stepClaiming(ev)
+	case Promoting:
+		m.stepPromoting(ev)
+	case Solo:
+		m.stepSolo(ev)
+	case Stopped:
+		m.stepStopped(ev)
+	case Fenced:
+		m.stepFenced(ev)
+	}
+}
+
+// common keeps what the machine knows up to date, and drops results and VM
+// events that belong to something older. It reports whether the state is to
+// see the event.
+func (m *Machine) common(ev Event) bool {
+	switch ev := ev.(type) {
+	case Start:
+		m.boot = ev.Boot
+	case Quit:
+		m.quit = true
+	case Ask:
+		return m.admit(ev)
+	case RecordRead:
+		if !m.done(&m.reading, ev.Op) {
+			return false
+		}
+		if ev.Err != "" {
+			m.warn("the record cannot be read: " + ev.Err)
+			return true
+		}
+		m.stale = false
+		m.learn(ev.Record)
+	case Swapped:
+		if !m.done(&m.swapping, ev.Op) {
+			return false
+		}
+		switch ev.Outcome {
+		case SwapWon, SwapLost:
+			m.stale = false
+			m.learn(ev.Record)
+		default:
+			m.stale = true
+			m.warn(fmt.Sprintf("the record cannot be written (%s): %s", ev.Outcome, ev.Err))
+		}
+	case VMFound:
+		if !m.done(&m.finding, ev.Op) {
+			return false
+		}
+		if ev.Found {
+			m.vm = ev.Op
+		}
+	case VMLaunched:
+		if !m.done(&m.launching, ev.Op) {
+			return false
+		}
+		m.vm, m.vmPaused = 0, false
+		if ev.Err == "" {
+			m.vm = ev.Op
+		}
+	case VMDied:
+		if m.vm == 0 || ev.VM != m.vm {
+			return false
+		}
+		m.vm = 0
+	case VMShutdown:
+		return m.vm != 0 && ev.VM == m.vm
+	case VMStopped:
+		return m.vm != 0 && ev.VM == m.vm
+	case VMResumed:
+		return m.vm != 0 && ev.VM == m.vm
+	case COLOExit:
+		return m.vm != 0 && ev.VM == m.vm
+	case VMChecked:
+		return m.done(&m.checking, ev.Op)
+	case VMFreed:
+		return m.done(&m.freeing, ev.Op)
+	case VMGone:
+		if !m.done(&m.ending, ev.Op) {
+			return false
+		}
+		if ev.Err == "" {
+			m.vm = 0
+		}
+	case Muted:
+		return m.done(&m.muting, ev.Op)
+	case Speaking:
+		return m.done(&m.speaking, ev.Op)
+	case Copied:
+		return ev.Session == m.session
+	case Linked:
+		return ev.Session == m.session
+	case LinkLost:
+		return ev.Session == m.session
+	case PeerUp:
+		m.peerUp = true
+		m.sendStatus()
+	case PeerDown:
+		m.peerUp, m.peer = false, nil
+	case Received:
+		return m.received(ev.Msg)
+	}
+	return true
+}
+
+// received keeps the other node's status; it reports whether the state is to
+// see the message.
+func (m *Machine) received(msg Message) bool {
+	switch msg := msg.(type) {
+	case Status:
+		again := m.peer != nil && m.peer.Boot != msg.Boot
+		m.peer = &msg
+		if again {
+			m.dispatch(restarted{})
+		}
+		if msg.Generation > m.rec.Generation {
+			m.read()
+		}
+	case Request:
+		// The other node's operator: as if asked here, with nobody to answer.
+		m.dispatch(Ask{Op: msg.Op, Grace: time.Duration(msg.GraceMS) * time.Millisecond})
+		return false
+	}
+	return true
+}
+
+// restarted says that the other node's colod is a new process: what it held
+// for the session is gone.
+type restarted struct{}
+
+func (restarted) isEvent() {}
+
+// done reports whether op is the awaited number, and stops waiting for it.
+func (m *Machine) done(awaited *uint64, op uint64) bool {
+	if *awaited == 0 || *awaited != op {
+		return false
+	}
+	*awaited = 0
+	return true
+}
+
+// learn takes a record in. Records only grow; an older one is a late answer.
+func (m *Machine) learn(r arbiter.Record) {
+	if m.known && r.Generation < m.rec.Generation {
+		return
+	}
+	m.rec, m.known = r, true
+}
+
+// settle is done after every event: it ends a quitting machine that has come to rest.
+func (m *Machine) settle() {
+	if !m.quit || m.exited {
+		return
+	}
+	switch m.state {
+	case Standby, Stopped, Solo, Idle:
+		if m.state == Stopped && !m.stop.settled {
+			return
+		}
+		m.exited = true
+		m.refuseAll("colod is being stopped")
+		m.emit(Exit{})
+	}
+}
+
+// become moves to a state. It resets what belongs to the old one.
+func (m *Machine) become(s State, r Role, reason string) {
+	if !legal[[2]State{m.state, s}] {
+		text := fmt.Sprintf("illegal move from %s to %s: %s", m.state, s, reason)
+		if m.cfg.Strict {
+			panic(text)
+		}
+		m.emit(Fault{Text: text})
+	}
+	from := m.state
+	m.state, m.role, m.reason = s, r, reason
+	grace := m.timers[timerGrace]
+	m.timers = timers{}
+	m.timers[timerGrace] = grace
+	m.unusable, m.suspect = "", ""
+	m.checking = 0
+	m.emit(Moved{From: from, To: s, Role: r, Reason: reason})
+	m.sendStatus()
+	m.answerMove(s)
+}
+
+// newOp is a fresh operation number.
+func (m *Machine) newOp() uint64 {
+	m.op++
+	return m.op
+}
+
+func (m *Machine) emit(a Action) { m.out = append(m.out, a) }
+
+func (m *Machine) warn(text string) { m.emit(Warn{Text: text}) }
+
+// send sends a message if the other node is there.
+func (m *Machine) send(msg Message) {
+	if m.peerUp {
+		m.emit(Send{Msg: msg})
+	}
+}
+
+func (m *Machine) sendStatus() {
+	m.send(Status{
+		Boot: m.boot, State: m.state, Role: m.role, Generation: m.rec.Generation,
+		HasVM: m.vm != 0, Ready: m.ready(), Session: m.session, Reason: clip(m.reason),
+	})
+}
+
+// ready reports whether a request for a secondary would be met.
+func (m *Machine) ready() bool { return m.state == Standby && m.vm == 0 && !m.quit }
+
+// clip keeps a sentence within what a message may carry.
+func clip(s string) string {
+	if len(s) > maxReason {
+		return s[:maxReason]
+	}
+	return s
+}
+
+// The actions with results.
+
+func (m *Machine) read() {
+	if m.reading == 0 {
+		m.reading = m.newOp()
+		m.emit(ReadRecord{Op: m.reading})
+	}
+}
+
+// readAnew reads the record as it is from now on: the answer to an earlier
+// question is not waited for.
+func (m *Machine) readAnew() {
+	m.reading = 0
+	m.read()
+}
+
+// swap asks for the record's change; the reason goes into the record.
+func (m *Machine) swap(next arbiter.Record, reason string) {
+	next.Pair = m.cfg.Pair
+	next.Generation = m.rec.Generation + 1
+	next.Reason = clip(reason)
+	m.next = next
+	m.swapping = m.newOp()
+	m.emit(Swap{Op: m.swapping, Prev: m.rec, Next: next})
+}
+
+func (m *Machine) launch(incoming bool) {
+	m.launching = m.newOp()
+	a := LaunchVM{Op: m.launching, Incoming: incoming}
+	if incoming {
+		a.Session = m.session
+	}
+	m.emit(a)
+}
+
+func (m *Machine) endVM() {
+	m.ending = m.newOp()
+	m.emit(EndVM{Op: m.ending})
+}
+
+func (m *Machine) checkVM() {
+	m.checking = m.newOp()
+	m.emit(CheckVM{Op: m.checking})
+}
+
+func (m *Machine) freeVM() {
+	m.freeing = m.newOp()
+	m.emit(FreeVM{Op: m.freeing})
+}
+
+func (m *Machine) mute() {
+	m.muting = m.newOp()
+	m.linked = false
+	m.emit(Mute{Op: m.muting})
+}
+
+func (m *Machine) speak(h How) {
+	m.speaking = m.newOp()
+	m.linked = false
+	m.emit(Speak{Op: m.speaking, How: h})
+}
+
+// cut ends the session's relays; the session's name is forgotten.
+func (m *Machine) cut() {
+	if m.session != "" {
+		m.emit(CutSession{Session: m.session})
+		m.session = ""
+	}
+	m.ckpt = checkpoint{}
+	m.pending = reasons{}
+}

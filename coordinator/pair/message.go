@@ -1,0 +1,252 @@
+package pair
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"colod/coordinator/arbiter"
+)
+
+// Message is what the machines of the two nodes say to each other. A
+// message that is lost is repeated or made needless by the record; none of
+// them gives anybody the right to speak.
+type Message interface {
+	// Kind is the message's name on the wire.
+	Kind() string
+	check() error
+}
+
+// Messages.
+type (
+	// Status tells where the sender stands. Sent at every change and at
+	// every connection.
+	Status struct {
+		Boot       uint64 `json:"boot"` // run of colod
+		State      State  `json:"state"`
+		Role       Role   `json:"role"`
+		Generation uint64 `json:"generation"` // of the record the sender knows
+		HasVM      bool   `json:"has_vm"`
+		Ready      bool   `json:"ready"` // would prepare a secondary
+		Session    string `json:"session,omitempty"`
+		Reason     string `json:"reason,omitempty"`
+	}
+	// Prepare asks a standby for a secondary. Guest is a fingerprint of what
+	// the guest sees; Token opens an unencrypted state connection.
+	Prepare struct {
+		Session    string `json:"session"`
+		Generation uint64 `json:"generation"`
+		Guest      string `json:"guest"`
+		Token      string `json:"token,omitempty"`
+	}
+	// Prepared says that the secondary waits for the state.
+	Prepared struct {
+		Session string `json:"session"`
+	}
+	// Refused says why there is no secondary.
+	Refused struct {
+		Session string `json:"session"`
+		Reason  string `json:"reason"`
+	}
+	// Armed says that the record names the receiver as standby.
+	Armed struct {
+		Session string         `json:"session"`
+		Record  arbiter.Record `json:"record"`
+	}
+	// Abort ends a session.
+	Abort struct {
+		Session string `json:"session"`
+		Reason  string `json:"reason"`
+	}
+	// PeerVMDied says that the sender's VM is no more, not on purpose.
+	PeerVMDied struct {
+		Session    string `json:"session"`
+		Generation uint64 `json:"generation"`
+		Reason     string `json:"reason"`
+	}
+	// PeerEnded says that the guest was ended on purpose.
+	PeerEnded struct {
+		Generation uint64 `json:"generation"`
+		Reason     string `json:"reason"`
+	}
+	// COLOBroken says that the secondary is no longer fed, although its node is well.
+	COLOBroken struct {
+		Session string `json:"session"`
+		Reason  string `json:"reason"`
+	}
+	// Request passes an operator's wish on to the speaker.
+	Request struct {
+		Op Op `json:"op"`
+		// GraceMS is for OpStop, in milliseconds.
+		GraceMS int64 `json:"grace_ms,omitempty"`
+	}
+)
+
+// Kinds on the wire.
+func (Status) Kind() string     { return "status" }
+func (Prepare) Kind() string    { return "prepare" }
+func (Prepared) Kind() string   { return "prepared" }
+func (Refused) Kind() string    { return "refused" }
+func (Armed) Kind() string      { return "armed" }
+func (Abort) Kind() string      { return "abort" }
+func (PeerVMDied) Kind() string { return "vm-died" }
+func (PeerEnded) Kind() string  { return "ended" }
+func (COLOBroken) Kind() string { return "colo-broken" }
+func (Request) Kind() string    { return "request" }
+
+// Bounds of what a peer may say.
+const (
+	maxSession = 64
+	maxReason  = 1024
+	maxGuest   = 128
+	maxToken   = 128
+)
+
+func checkSession(s string) error {
+	if s == "" || len(s) > maxSession {
+		return fmt.Errorf("session of %d bytes, 1 to %d allowed", len(s), maxSession)
+	}
+	for _, c := range []byte(s) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return fmt.Errorf("session %q has characters other than a-z, 0-9 and dash", s)
+		}
+	}
+	return nil
+}
+
+func checkReason(s string) error {
+	if len(s) > maxReason {
+		return fmt.Errorf("reason of %d bytes, at most %d allowed", len(s), maxReason)
+	}
+	return nil
+}
+
+func (m Status) check() error {
+	if _, ok := stateNames[m.State]; !ok {
+		return fmt.Errorf("state %d is not known", m.State)
+	}
+	if m.Role > Secondary {
+		return fmt.Errorf("role %d is not known", m.Role)
+	}
+	if m.Session != "" {
+		if err := checkSession(m.Session); err != nil {
+			return err
+		}
+	}
+	return checkReason(m.Reason)
+}
+
+func (m Prepare) check() error {
+	if len(m.Guest) > maxGuest || len(m.Token) > maxToken {
+		return fmt.Errorf("guest or token of %d and %d bytes is too long", len(m.Guest), len(m.Token))
+	}
+	if m.Generation == 0 {
+		return errors.New("generation 0")
+	}
+	return checkSession(m.Session)
+}
+
+func (m Prepared) check() error { return checkSession(m.Session) }
+
+func (m Refused) check() error { return errors.Join(checkSession(m.Session), checkReason(m.Reason)) }
+
+func (m Armed) check() error {
+	return errors.Join(checkSession(m.Session), m.Record.Check(m.Record.Pair))
+}
+
+func (m Abort) check() error { return errors.Join(checkSession(m.Session), checkReason(m.Reason)) }
+
+func (m PeerVMDied) check() error {
+	return errors.Join(checkSession(m.Session), checkReason(m.Reason))
+}
+
+func (m PeerEnded) check() error { return checkReason(m.Reason) }
+
+func (m COLOBroken) check() error {
+	return errors.Join(checkSession(m.Session), checkReason(m.Reason))
+}
+
+func (m Request) check() error {
+	switch m.Op {
+	case OpProtect, OpCheckpoint, OpFailover, OpStop, OpStart:
+	default:
+		return fmt.Errorf("operation %q is not known", m.Op)
+	}
+	if m.GraceMS < 0 || m.GraceMS > 3600_000 {
+		return fmt.Errorf("grace of %d ms is out of range", m.GraceMS)
+	}
+	return nil
+}
+
+// DecodeMessage reads a message of a kind; body is at most what the caller's
+// framing allows. The error names what is wrong.
+func DecodeMessage(kind string, body []byte) (Message, error) {
+	switch kind {
+	case "status":
+		return decodeAs[Status](body)
+	case "prepare":
+		return decodeAs[Prepare](body)
+	case "prepared":
+		return decodeAs[Prepared](body)
+	case "refused":
+		return decodeAs[Refused](body)
+	case "armed":
+		return decodeAs[Armed](body)
+	case "abort":
+		return decodeAs[Abort](body)
+	case "vm-died":
+		return decodeAs[PeerVMDied](body)
+	case "ended":
+		return decodeAs[PeerEnded](body)
+	case "colo-broken":
+		return decodeAs[COLOBroken](body)
+	case "request":
+		return decodeAs[Request](body)
+	}
+	return nil, fmt.Errorf("message kind %q is not known", kind)
+}
+
+func decodeAs[M Message](body []byte) (Message, error) {
+	var m M
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if err := dec.Decode(&m); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", m.Kind(), err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, fmt.Errorf("decode %s: something follows the message", m.Kind())
+	}
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("check %s: %w", m.Kind(), err)
+	}
+	return m, nil
+}
+
+// MarshalText writes the state's name.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a state's name.
+func (s *State) UnmarshalText(b []byte) error {
+	for k, n := range stateNames {
+		if n == string(b) {
+			*s = k
+			return nil
+		}
+	}
+	return fmt.Errorf("state %q is not known", b)
+}
+
+// MarshalText writes the role's name.
+func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads a role's name.
+func (r *Role) UnmarshalText(b []byte) error {
+	for _, k := range []Role{NoRole, Speaker, Secondary} {
+		if k.String() == string(b) {
+			*r = k
+			return nil
+		}
+	}
+	return fmt.Errorf("role %q is not known", b)
+}

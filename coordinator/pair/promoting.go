@@ -1,0 +1,121 @@
+package pair
+
+// promoteStage is what Promoting begins with.
+type promoteStage uint8
+
+const (
+	promoteLaunch promoteStage = iota + 1 // launch a VM, then speak
+	promoteAdopt                          // a VM runs: free it from what its former colod left, then speak
+	promoteFree                           // free the VM from COLO, then speak
+	promoteSpeak                          // the VM is free, or being freed
+)
+
+// promotion belongs to Promoting.
+type promotion struct {
+	how       How
+	launching bool // the VM is being launched, or will be once the former one is gone
+}
+
+// toPromoting: the record names this node and no standby.
+func (m *Machine) toPromoting(stage promoteStage, how How, reason string) {
+	if m.linked && how == Alone {
+		how = Released
+	}
+	m.promote = promotion{how: how}
+	m.become(Promoting, Speaker, reason)
+	switch stage {
+	case promoteLaunch:
+		m.promoteLaunch()
+	case promoteAdopt, promoteFree:
+		m.freeVM()
+	case promoteSpeak:
+		m.promoteSpeak()
+	}
+}
+
+func (m *Machine) promoteLaunch() {
+	m.promote.launching = true
+	if m.ending == 0 {
+		m.launch(false)
+	}
+}
+
+// promoteSpeak opens the data path once the VM is free.
+func (m *Machine) promoteSpeak() {
+	if m.freeing == 0 && !m.promote.launching && m.speaking == 0 {
+		m.speak(m.promote.how)
+	}
+}
+
+func (m *Machine) stepPromoting(ev Event) {
+	switch ev := ev.(type) {
+	case VMLaunched:
+		if ev.Err != "" {
+			m.promote.launching = false
+			m.toStopped("the guest cannot be started: "+ev.Err, stopKeep)
+			return
+		}
+		m.promote.launching = false
+		m.promoteSpeak()
+	case VMFreed:
+		if ev.Err != "" {
+			m.warn("the VM cannot be freed from its peer and is ended: " + ev.Err)
+			m.endVM()
+			m.promoteLaunch()
+			return
+		}
+		m.promoteSpeak()
+	case VMGone:
+		if ev.Err != "" {
+			m.warn("the VM here does not end: " + ev.Err)
+			m.endVM()
+			return
+		}
+		if m.promote.launching && m.launching == 0 {
+			m.launch(false)
+		}
+	case VMDied:
+		m.freeing = 0
+		m.restarts++
+		if m.restarts > m.cfg.MaxRestarts {
+			m.toStopped("the VM died again and again: "+ev.Reason, stopKeep)
+			return
+		}
+		m.warn("the VM died and is launched again: " + ev.Reason)
+		m.promoteLaunch()
+	case VMShutdown:
+		m.speakerShutdown(ev)
+	case Speaking:
+		if ev.Err != "" {
+			m.linked = m.promote.how != Alone
+			m.warn("the data path cannot be opened: " + ev.Err)
+			m.set(timerRetry, m.cfg.RetryMin)
+			return
+		}
+		if !m.promote.launching && m.freeing == 0 {
+			m.toSolo(m.reason)
+		}
+	case RecordRead:
+		m.soloRecord(ev)
+	case expired:
+		switch ev.t {
+		case timerRetry:
+			m.promoteSpeak()
+		case timerGrace:
+			m.graceOver()
+		}
+	}
+}
+
+// soloRecord: a node that speaks alone saw the record.
+func (m *Machine) soloRecord(ev RecordRead) {
+	if ev.Err != "" {
+		return
+	}
+	switch {
+	case m.rec.Ended:
+		m.toStopped("the guest was ended: "+m.rec.Reason, stopEnd)
+	case m.rec.Speaker != m.cfg.Self:
+		m.toFenced("the record names another speaker: " + m.rec.String())
+	}
+}

@@ -1,0 +1,186 @@
+package pair
+
+// toProtectedSpeaker: the record names the standby.
+func (m *Machine) toProtectedSpeaker() {
+	m.failures, m.noAuto, m.restarts = 0, "", 0
+	m.become(Protected, Speaker, "protected by "+m.cfg.Peer)
+	m.send(Armed{Session: m.session, Record: m.rec})
+	m.setIdle()
+	m.checkpointNow()
+}
+
+// stepProtectedSpeaker serves Protected and Checkpointing.
+func (m *Machine) stepProtectedSpeaker(ev Event) {
+	switch ev := ev.(type) {
+	case PeerUp:
+		m.send(Armed{Session: m.session, Record: m.rec})
+	case PeerDown:
+		m.toClaiming(claim{how: Released}, m.cfg.Peer+" is lost: "+ev.Reason)
+	case restarted:
+		m.toClaiming(claim{how: Released}, "colod on "+m.cfg.Peer+" was started again")
+	case LinkLost:
+		m.peerUnusable("the link between the data paths is lost: " + ev.Reason)
+	case COLOExit:
+		m.peerUnusable("QEMU ended COLO: " + ev.Reason)
+	case Received:
+		switch msg := ev.Msg.(type) {
+		case PeerVMDied:
+			if msg.Session == m.session {
+				m.toClaiming(claim{how: Released}, "the VM on "+m.cfg.Peer+" ended: "+msg.Reason)
+			}
+		case COLOBroken:
+			if msg.Session == m.session {
+				m.peerUnusable(m.cfg.Peer + " is no longer fed: " + msg.Reason)
+			}
+		}
+	case VMChecked:
+		m.vmChecked(ev)
+	case VMDied:
+		m.handOver("the VM here died: " + ev.Reason)
+	case VMShutdown:
+		m.speakerShutdown(ev)
+	case RecordRead, Swapped:
+		if m.rec.Speaker != m.cfg.Self || m.rec.Standby != m.cfg.Peer || m.rec.Ended {
+			m.recordLost()
+		}
+	case Quit:
+		m.toClaiming(claim{how: Released}, "colod is being stopped: the guest goes on alone")
+	case Diverged:
+		m.request(ev.Reason)
+	case expired:
+		switch {
+		case ev.t == timerIdle:
+			m.request(reasonTimer)
+		case ev.t == timerGrace:
+			m.graceOver()
+		case m.state == Checkpointing && m.unusable == "":
+			m.checkpointEvent(ev)
+		}
+	default:
+		if m.state == Checkpointing && m.unusable == "" {
+			m.checkpointEvent(ev)
+		} else {
+			m.trackPause(ev)
+		}
+	}
+}
+
+// peerUnusable: the other side no longer follows although its node may be
+// well. Before it is given up, our own VM has to give a sign of life: it may
+// be the one that is gone, and then the other side is the guest.
+func (m *Machine) peerUnusable(reason string) {
+	if m.unusable != "" {
+		return
+	}
+	m.unusable = reason
+	m.emit(CutSession{Session: m.session})
+	m.checkVM()
+}
+
+func (m *Machine) vmChecked(ev VMChecked) {
+	if m.unusable == "" {
+		return
+	}
+	if ev.Err != "" && m.peerUp {
+		m.endVM()
+		m.handOver("the VM here does not answer: " + ev.Err)
+		return
+	}
+	m.toClaiming(claim{how: Released}, m.unusable)
+}
+
+// handOver tells the other node to take over; the VM here is gone or being ended.
+func (m *Machine) handOver(reason string) {
+	m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(reason)})
+	m.orphaned(reason)
+}
+
+// speakerShutdown: QEMU says why its VM ends. Only what somebody wished for
+// is the end of the guest; the process's death follows for the rest.
+func (m *Machine) speakerShutdown(ev VMShutdown) {
+	if !ev.Planned {
+		return
+	}
+	m.send(PeerEnded{Generation: m.rec.Generation, Reason: clip(ev.Reason)})
+	m.toStopped("the guest was ended: "+ev.Reason, stopRecord)
+}
+
+// toProtectedSecondary: the speaker says that the record names this node as
+// standby, and the record was taken in.
+func (m *Machine) toProtectedSecondary() {
+	m.become(Protected, Secondary, "secondary of "+m.cfg.Peer)
+}
+
+// stepProtectedSecondary serves Protected and Checkpointing.
+func (m *Machine) stepProtectedSecondary(ev Event) {
+	switch ev := ev.(type) {
+	case VMStopped:
+		m.emit(SecondaryStopped{At: ev.At})
+		if m.state == Protected {
+			m.become(Checkpointing, Secondary, "the VM here takes the primary's state")
+		}
+	case VMResumed:
+		m.emit(SecondaryResumed{At: ev.At})
+		if m.state == Checkpointing {
+			m.become(Protected, Secondary, "secondary of "+m.cfg.Peer)
+		}
+	case PeerDown:
+		m.toClaiming(claim{how: TakeOver}, m.cfg.Peer+" is lost: "+ev.Reason)
+	case restarted:
+		m.toClaiming(claim{how: TakeOver}, "colod on "+m.cfg.Peer+" was started again")
+	case COLOExit:
+		m.suspicion("QEMU ended COLO: " + ev.Reason)
+	case LinkLost:
+		m.suspicion("the link between the data paths is lost: " + ev.Reason)
+	case Received:
+		switch msg := ev.Msg.(type) {
+		case PeerVMDied:
+			if msg.Session == m.session {
+				m.toClaiming(claim{how: TakeOver}, m.cfg.Peer+": "+msg.Reason)
+			}
+		case PeerEnded:
+			if msg.Generation == m.rec.Generation {
+				m.toStopped("ended on "+m.cfg.Peer+": "+msg.Reason, stopEnd)
+			}
+		case Abort:
+			if msg.Session == m.session {
+				m.toFenced(m.cfg.Peer + " gave up: " + msg.Reason)
+			}
+		case Prepare:
+			if msg.Session != m.session {
+				m.send(Refused{Session: msg.Session, Reason: "an earlier secondary is being ended; try again"})
+				m.toFenced(m.cfg.Peer + " begins anew")
+			}
+		}
+	case RecordRead:
+		switch {
+		case ev.Err != "":
+		case m.rec.Ended:
+			m.toStopped("the guest was ended: "+m.rec.Reason, stopEnd)
+		case m.rec.Speaker != m.cfg.Peer || m.rec.Standby != m.cfg.Self:
+			m.toFenced("the record no longer names this node: " + m.rec.String())
+		}
+	case VMDied:
+		m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(ev.Reason)})
+		m.toStandby("the VM here died: " + ev.Reason)
+	case VMShutdown:
+		m.warn("the secondary's guest shut down: " + ev.Reason)
+	case Quit:
+		m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: "colod is being stopped"})
+		m.toFenced("colod is being stopped")
+	case expired:
+		if ev.t == timerSuspect && m.suspect != "" {
+			m.send(COLOBroken{Session: m.session, Reason: clip(m.suspect)})
+			m.set(timerSuspect, m.cfg.SuspectWait)
+		}
+	}
+}
+
+// suspicion: this side is no longer fed. If the speaker's VM is dead or
+// ended its node says so at once; so wait for its word, then ask for it.
+func (m *Machine) suspicion(reason string) {
+	if m.suspect == "" {
+		m.suspect = reason
+		m.set(timerSuspect, m.cfg.SuspectWait)
+	}
+}

@@ -1,0 +1,152 @@
+package pair
+
+import "colod/coordinator/arbiter"
+
+// stopMode is what has to be done on the way to Stopped.
+type stopMode uint8
+
+const (
+	stopKeep   stopMode = iota // nothing: the record says so already, or is left as it is
+	stopEnd                    // the VM here is ended
+	stopRecord                 // the VM here is ended and the record says that the guest is
+)
+
+// stopping belongs to Stopped.
+type stopping struct {
+	record   bool // the record has still to be written
+	starting bool // an operator's start is being recorded
+	settled  bool // nothing is under way
+}
+
+// toStopped: the guest is not to run.
+func (m *Machine) toStopped(reason string, mode stopMode) {
+	m.clear(timerGrace)
+	m.cut()
+	m.stop = stopping{record: mode == stopRecord}
+	m.become(Stopped, NoRole, reason)
+	m.mute()
+	if m.vm != 0 && m.ending == 0 {
+		m.endVM()
+	}
+	if m.stop.record {
+		m.recordEnd()
+	}
+	m.set(timerPoll, m.cfg.RecordPoll)
+	m.stopSettle()
+}
+
+func (m *Machine) recordEnd() {
+	m.swap(arbiter.Record{Speaker: m.cfg.Self, Ended: true}, m.reason)
+}
+
+func (m *Machine) stepStopped(ev Event) {
+	switch ev := ev.(type) {
+	case VMGone:
+		if ev.Err != "" {
+			m.warn("the VM here does not end: " + ev.Err)
+			m.endVM()
+		}
+		m.sendStatus()
+	case Muted:
+		if ev.Err != "" {
+			m.warn("the guest's devices cannot be muted: " + ev.Err)
+			m.set(timerRetry, m.cfg.RetryMin)
+		}
+	case Swapped:
+		m.stopSwapped(ev)
+	case RecordRead:
+		m.stopRead(ev)
+	case expired:
+		switch ev.t {
+		case timerPoll:
+			m.read()
+			m.set(timerPoll, m.cfg.RecordPoll)
+		case timerRetry:
+			m.mute()
+		}
+	}
+	if m.state == Stopped {
+		m.stopSettle()
+	}
+}
+
+func (m *Machine) stopSwapped(ev Swapped) {
+	switch ev.Outcome {
+	case SwapWon:
+		m.stop.record = false
+		if m.stop.starting {
+			m.stop.starting = false
+			m.toPromoting(promoteLaunch, Alone, "started by an operator")
+		}
+	case SwapLost:
+		m.stop.starting = false
+		m.answer(OpStart, "the record was changed by the other node: "+m.rec.String())
+		m.stopLook()
+	}
+	// Unknown or failed: the next poll reads the record.
+}
+
+// stopRead looks at the record after a poll.
+func (m *Machine) stopRead(ev RecordRead) {
+	if ev.Err != "" || m.swapping != 0 {
+		return
+	}
+	if m.stop.starting {
+		m.stop.starting = false
+		if m.rec.Speaker == m.cfg.Self && !m.rec.Ended {
+			m.toPromoting(promoteLaunch, Alone, "started by an operator")
+			return
+		}
+		m.answer(OpStart, "the record could not be written")
+	}
+	m.stopLook()
+}
+
+// stopLook compares the record with what Stopped wants of it.
+func (m *Machine) stopLook() {
+	switch {
+	case m.rec.Ended:
+		m.stop.record = false
+	case m.rec.Speaker == m.cfg.Peer:
+		m.stop.record = false
+		if m.vm == 0 && m.ending == 0 {
+			m.toStandby(m.rec.Speaker + " speaks")
+		}
+	case m.stop.record:
+		m.recordEnd()
+	}
+}
+
+func (m *Machine) stopSettle() {
+	m.stop.settled = m.ending == 0 && m.swapping == 0 && !m.stop.record && !m.stop.starting && m.vm == 0
+	if m.stop.settled {
+		m.answer(OpStop, "")
+	}
+}
+
+// start carries out an operator's start.
+func (m *Machine) start() string {
+	switch {
+	case !m.stop.settled:
+		return "the guest is still being ended; try again"
+	case m.rec.Speaker == m.cfg.Self && !m.rec.Ended:
+		m.restarts = 0
+		m.toPromoting(promoteLaunch, Alone, "started by an operator")
+	default:
+		m.restarts = 0
+		m.stop.starting, m.stop.settled = true, false
+		m.swap(arbiter.Record{Speaker: m.cfg.Self}, "started by an operator")
+	}
+	return ""
+}
+
+// graceOver: the guest has had its time to shut itself down.
+func (m *Machine) graceOver() {
+	m.endGuest("ended by an operator; it did not shut down in time")
+}
+
+// endGuest ends the guest on both nodes on purpose.
+func (m *Machine) endGuest(reason string) {
+	m.send(PeerEnded{Generation: m.rec.Generation, Reason: clip(reason)})
+	m.toStopped(reason, stopRecord)
+}
