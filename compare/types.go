@@ -125,6 +125,7 @@ type Ask struct {
 	Len   uint32
 	Index uint64
 	ID    uint32 // echoed in the Raw reply
+	Fine  bool   // the guests cut this stream differently: describe it in smaller ranges from now on
 }
 
 // Watermark tells how far the output of a flow was released.

@@ -1,0 +1,133 @@
+package compare
+
+import "colod/internal/frame"
+
+// take notes what one guest says with a segment.
+func (a *ackState) take(ack frame.Num, win uint16, scale uint8) {
+	if a.ok && ack.Before(a.ack) {
+		return // overtaken by a newer one
+	}
+	a.ok, a.ack, a.win, a.edge = true, ack, win, ack.Add(uint32(win)<<scale)
+	if a.sack.n > 0 {
+		a.sack.prune(ack)
+	}
+}
+
+// limit is the acknowledgement and raw window that both sides stand for: the lower of each, the window by its
+// right edge. Where the scale is not known the smaller raw value is used: its edge is below both edges, since
+// it counts from the lower acknowledgement.
+func (t *tcpState) limit() (frame.Num, uint16) {
+	if t.s.ack == t.p.ack && t.s.win >= t.p.win {
+		return t.p.ack, t.p.win
+	}
+	ack := t.p.ack.Min(t.s.ack)
+	if !t.scaleOK {
+		return ack, min(t.p.win, t.s.win)
+	}
+	if ack == t.p.ack && t.p.edge.AtMost(t.s.edge) {
+		return ack, t.p.win
+	}
+	room := t.p.edge.Min(t.s.edge).Diff(ack)
+	if room < 0 {
+		return ack, 0
+	}
+	return ack, uint16(min(uint32(room)>>t.scale, 0xffff))
+}
+
+// released notes what clients have been told.
+func (t *tcpState) released(ack frame.Num, win uint16) {
+	if !t.relOK || ack.AtLeast(t.relAck) {
+		t.relOK, t.relAck, t.relWin = true, ack, uint32(win)
+	}
+}
+
+// behind says that clients know less than the primary has said: of the acknowledgement, or of a window that is
+// closed for them and open at the primary.
+func (t *tcpState) behind() bool {
+	if !t.p.ok {
+		return false
+	}
+	return !t.relOK || t.p.ack.After(t.relAck) || t.relWin == 0 && t.p.win > 0
+}
+
+// primaryAck handles the acknowledgement in a segment of the primary that carries nothing else. f is the
+// engine's to release or free.
+func (e *Engine) primaryAck(now int64, fl *flow, f *Frame) {
+	t, p := &fl.t, &f.P
+	if p.Flags&frame.ACK == 0 {
+		e.whole(now, f, WhyAgreed) // says nothing at all
+		return
+	}
+	if !t.s.ok {
+		e.owe(now, fl, f)
+		return
+	}
+	ack, win := t.limit()
+	switch {
+	case p.Ack.AtMost(ack):
+		// Both stand for it, old or new. A repeated one is passed on: clients count them.
+		if p.Ack.Before(ack) {
+			ack = p.Ack
+			win = min(win, p.Window)
+		}
+		why := WhyAgreed
+		if win != p.Window {
+			why = WhyAck
+		}
+		e.pure(now, fl, f, ack, win, why)
+	case !t.relOK || ack.After(t.relAck) || ack == t.relAck && t.relWin == 0 && win > 0:
+		e.pure(now, fl, f, ack, win, WhyAck)
+	default:
+		e.owe(now, fl, f)
+		return
+	}
+	e.settleOwed(now, fl)
+}
+
+// owe notes that the primary's newest acknowledgement waits for the secondary's and gives f back: its content
+// is in the flow's state.
+func (e *Engine) owe(now int64, fl *flow, f *Frame) {
+	fl.t.tmpl.Learn(f.Buf, &f.P)
+	e.stats.Merged++
+	e.owed.arm(fl, now)
+	e.free(f)
+}
+
+// settleOwed brings the owed timer in line with the state.
+func (e *Engine) settleOwed(now int64, fl *flow) {
+	if !fl.t.behind() {
+		if fl.owed.in {
+			e.owed.disarm(fl)
+		}
+		return
+	}
+	e.owed.arm(fl, now)
+}
+
+// secondaryAck handles the acknowledgement in a segment of the secondary: clients are told what has become
+// common ground by it.
+func (e *Engine) secondaryAck(now int64, fl *flow, repeated bool) {
+	t := &fl.t
+	if !t.p.ok || !t.s.ok {
+		return
+	}
+	ack, win := t.limit()
+	switch {
+	case !t.relOK, ack.After(t.relAck),
+		ack == t.relAck && uint32(win) > t.relWin && uint32(win) >= 2*t.relWin:
+		if t.tmpl.Known() && (t.relOK || fl.owed.in) {
+			e.madeAck(fl, ack, win, nil)
+			e.owed.disarm(fl)
+		}
+	case repeated && ack == t.relAck && t.p.ack.After(t.s.ack):
+		// The secondary misses what the primary has: let the client send it again.
+		var common sackSet
+		for _, b := range t.s.sack.b[:t.s.sack.n] {
+			if t.p.sack.covers(t.p.ack, b[0], b[1]) {
+				common.add(b[0], b[1])
+			}
+		}
+		e.madeAck(fl, ack, win, &common)
+	}
+	e.settleOwed(now, fl)
+}

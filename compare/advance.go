@@ -1,0 +1,159 @@
+package compare
+
+import "colod/internal/frame"
+
+// advance moves the agreed position as far as both sides' bytes allow and releases what it passes.
+func (e *Engine) advance(now int64, fl *flow) {
+	t := &fl.t
+	if !t.known || t.syn != nil || fl.broken == e.round {
+		return
+	}
+	was := t.v
+	for e.step(now, fl) {
+	}
+	if t.v != was {
+		e.flush(now, fl)
+		if fl.swait.in {
+			e.swait.disarm(fl)
+		}
+	}
+	if t.rst != nil {
+		e.tryRST(now, fl)
+	}
+}
+
+// step moves the agreed position by one piece or FIN. False means that nothing more can be agreed now.
+func (e *Engine) step(now int64, fl *flow) bool {
+	t := &fl.t
+	for t.pieces.len() > 0 && t.pieces.at(0).end().AtMost(t.v) {
+		e.popPiece(t)
+	}
+	var pc *piece
+	if t.pieces.len() > 0 {
+		pc = t.pieces.at(0)
+	}
+	if t.pFIN && t.v == t.pFINSeq && t.held.len() > 0 {
+		switch {
+		case t.sFIN && t.sFINSeq == t.v:
+			t.v++
+			return true
+		case pc != nil && pc.seq.AtMost(t.v):
+			e.diverge(now, fl, Divergence{Reason: ReasonLength, Seq: t.v, Len: uint32(pc.end() - t.v),
+				Detail: "the primary closes, the secondary sends more"})
+		}
+		return false
+	}
+	h := t.reach(t.v)
+	if h == t.v {
+		return false
+	}
+	if t.sFIN && t.sFINSeq == t.v {
+		e.diverge(now, fl, Divergence{Reason: ReasonLength, Seq: t.v, Len: uint32(h - t.v),
+			Detail: "the secondary closes, the primary sends more"})
+		return false
+	}
+	if pc == nil || pc.seq.After(t.v) {
+		return false
+	}
+	if pc.seq == t.v && pc.end().AtMost(h) {
+		if *e.dig.sum(pc.flow, pc.pos, e.bytes(t, pc.seq, pc.n)) != pc.digest {
+			e.differ(now, fl, pc.span)
+			return false
+		}
+		t.v = pc.end()
+		e.popPiece(t)
+		return true
+	}
+	e.askNext(fl, span{t.v, uint32(pc.end().Min(h) - t.v)})
+	return false
+}
+
+func (e *Engine) popPiece(t *tcpState) {
+	t.pieces.drop(1)
+	e.npieces--
+}
+
+// reach is the end of the held payload that is contiguous from v on; it looks only as far as the first piece.
+func (t *tcpState) reach(v frame.Num) frame.Num {
+	for i := range t.held.len() {
+		f := *t.held.at(i)
+		if f.link.start.After(v) {
+			break
+		}
+		end := f.link.end
+		if pay := f.P.Seq.Add(uint32(f.P.Len())); end.After(pay) {
+			end = pay
+		}
+		if end.After(v) {
+			v = end
+		}
+		if t.pieces.len() > 0 && v.AtLeast(t.pieces.at(0).end()) {
+			break
+		}
+	}
+	return v
+}
+
+// bytes are the held payload bytes [seq, seq+n), which must be held. They are joined in a scratch buffer when
+// they lie in several frames.
+func (e *Engine) bytes(t *tcpState, seq frame.Num, n uint32) []byte {
+	join := e.dig.join[:0]
+	for i := range t.held.len() {
+		f := *t.held.at(i)
+		if f.link.end.AtMost(seq) {
+			continue
+		}
+		p := &f.P
+		off := p.Payload + int(seq-p.Seq)
+		avail := uint32(p.End - off)
+		if end := uint32(f.link.end - seq); end < avail {
+			avail = end
+		}
+		if avail >= n {
+			if len(join) == 0 {
+				return f.Buf[off : off+int(n)]
+			}
+			e.dig.join = append(join, f.Buf[off:off+int(n)]...)
+			return e.dig.join
+		}
+		join = append(join, f.Buf[off:off+int(avail)]...)
+		seq, n = seq.Add(avail), n-avail
+	}
+	return join
+}
+
+// flush releases what is held before the agreed position.
+func (e *Engine) flush(now int64, fl *flow) {
+	t := &fl.t
+	for t.held.len() > 0 {
+		f := *t.held.at(0)
+		start, end := f.link.start, f.link.end
+		if end.AtMost(t.v) {
+			t.held.drop(1)
+			e.unkeep(f)
+			e.segment(now, fl, f, start, end, true, true, WhyAgreed)
+			continue
+		}
+		if start.Before(t.v) {
+			e.segment(now, fl, f, start, t.v, false, true, WhyAgreed)
+			f.link.start = t.v
+		}
+		return
+	}
+}
+
+// askNext asks for a digest of s, the next range that is held, because the secondary described it together with
+// bytes that the primary has not sent yet or has already released.
+func (e *Engine) askNext(fl *flow, s span) {
+	t := &fl.t
+	if t.ask == s {
+		return
+	}
+	t.ask = s
+	e.ask(fl, s, true)
+}
+
+func (e *Engine) ask(fl *flow, s span, fine bool) {
+	e.stats.Asks++
+	e.send(Message{Kind: MessageAsk, Ask: Ask{Flow: fl.sid, Seq: s.seq, Len: s.n, Fine: fine}})
+}

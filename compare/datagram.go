@@ -1,0 +1,181 @@
+package compare
+
+import "colod/internal/frame"
+
+// quiet says whether frames of the kind are housekeeping: the guests send them at times of their own choosing
+// (random timers), again and again, and one more or less means nothing. What the secondary said once in an
+// epoch stands for every later repetition by the primary, and the secondary may say what the primary does not.
+func quiet(k frame.Kind) bool {
+	return k == frame.KindARP || k == frame.KindND || k == frame.KindGroup
+}
+
+// primaryDatagram handles a frame that is not TCP.
+func (e *Engine) primaryDatagram(now int64, fl *flow, f *Frame) {
+	fl.pSeen = true
+	if e.solo {
+		e.whole(now, f, WhySolo)
+		return
+	}
+	d := &fl.d
+	from, to, meta := compared(f.Buf, &f.P)
+	for i := range min(d.said.len(), maxTries) {
+		s := d.said.at(i)
+		if int(s.n) != to-from || s.meta != meta || *e.dig.sum(s.flow, s.index, f.Buf[from:to]) != s.digest {
+			continue
+		}
+		f.link.index = s.index
+		if !quiet(fl.key.Kind) {
+			d.said.remove(i)
+			e.npieces--
+		}
+		if d.held.len() == 0 {
+			e.releaseDatagram(now, fl, f)
+			e.watch(now, fl)
+			return
+		}
+		f.link.agreed = true
+		break
+	}
+	if d.held.len() >= e.cfg.MaxFlowFrames {
+		e.overflow(now, "datagrams of a flow")
+		if d.held.len() >= 2*e.cfg.MaxFlowFrames {
+			e.stats.Refused++
+			e.free(f)
+			return
+		}
+	}
+	if e.keep(now, fl, f, waitDatagram) {
+		d.held.push(f)
+	}
+	e.watch(now, fl)
+}
+
+func (e *Engine) releaseDatagram(now int64, fl *flow, f *Frame) {
+	if !quiet(fl.key.Kind) {
+		fl.d.mark(f.link.index)
+		e.mark(fl)
+	}
+	e.whole(now, f, WhyAgreed)
+}
+
+// mark puts the secondary's datagram index into the watermark. One too far ahead of the first that is missing
+// stays out of it: it may be sent twice after a takeover, never lost.
+func (d *dgramState) mark(index uint64) {
+	d.count++
+	off := index - d.next
+	switch {
+	case index < d.next:
+	case off == 0:
+		d.next++
+		for d.mask&1 != 0 {
+			d.mask >>= 1
+			d.next++
+		}
+		d.mask >>= 1
+	case off <= 64:
+		d.mask |= 1 << (off - 1)
+	}
+}
+
+// secondaryDatagram handles a datagram of the secondary's guest.
+func (e *Engine) secondaryDatagram(now int64, fl *flow, desc *Descriptor) {
+	d := &fl.d
+	s := said{index: desc.Index, meta: desc.Meta, n: desc.Len, flow: desc.Flow, digest: desc.Digests[0]}
+	if quiet(fl.key.Kind) {
+		e.secondaryQuiet(now, fl, s)
+		return
+	}
+	tries := 0
+	for i := range d.held.len() {
+		f := *d.held.at(i)
+		if f.link.agreed {
+			continue
+		}
+		if tries++; tries > maxTries {
+			break
+		}
+		if !e.twin(f, &s) {
+			continue
+		}
+		f.link.agreed, f.link.index = true, s.index
+		e.flushDatagrams(now, fl)
+		return
+	}
+	if e.npieces >= e.cfg.MaxPieces || d.said.len() >= e.cfg.MaxFlowFrames {
+		e.overflow(now, "described datagrams")
+		if e.npieces >= 2*e.cfg.MaxPieces || d.said.len() >= 2*e.cfg.MaxFlowFrames {
+			return
+		}
+	}
+	e.npieces++
+	d.said.push(s)
+}
+
+// secondaryQuiet remembers s and lets go what waits for it.
+func (e *Engine) secondaryQuiet(now int64, fl *flow, s said) {
+	d := &fl.d
+	for i := range d.held.len() {
+		if f := *d.held.at(i); !f.link.agreed && e.twin(f, &s) {
+			f.link.agreed = true
+		}
+	}
+	if d.said.len() == housekeeping {
+		d.said.drop(1)
+	}
+	d.said.push(s)
+	e.flushDatagrams(now, fl)
+}
+
+func (e *Engine) twin(f *Frame, s *said) bool {
+	from, to, meta := compared(f.Buf, &f.P)
+	return int(s.n) == to-from && s.meta == meta && *e.dig.sum(s.flow, s.index, f.Buf[from:to]) == s.digest
+}
+
+// flushDatagrams releases the agreed datagrams up to the first that is not.
+func (e *Engine) flushDatagrams(now int64, fl *flow) {
+	d := &fl.d
+	for d.held.len() > 0 {
+		f := *d.held.at(0)
+		if !f.link.agreed {
+			return
+		}
+		d.held.drop(1)
+		e.unkeep(f)
+		e.releaseDatagram(now, fl, f)
+	}
+}
+
+// datagramTooLong reports a datagram without a twin: as different when the secondary has said something else
+// in its place, as silence when not.
+func (e *Engine) datagramTooLong(now int64, fl *flow, f *Frame) {
+	d := &fl.d
+	if f.link.agreed && d.held.len() > 0 {
+		f = *d.held.at(0)
+	}
+	from, to, _ := compared(f.Buf, &f.P)
+	if d.said.len() == 0 || quiet(fl.key.Kind) {
+		e.diverge(now, fl, Divergence{Reason: ReasonSilenceSecondary, Len: uint32(to - from)})
+		return
+	}
+	s := d.said.at(0)
+	reason := ReasonPayload
+	switch {
+	case fl.key.Kind == frame.KindOther:
+		reason = ReasonUnparsable
+	case int(s.n) != to-from:
+		reason = ReasonLength
+	}
+	if fl.reported == e.round || len(e.reports) >= maxReports {
+		e.diverge(now, fl, Divergence{Reason: reason, Len: uint32(to - from), Final: true})
+		return
+	}
+	e.diverge(now, fl, Divergence{Reason: reason, Len: uint32(to - from)})
+	r := report{d: e.out.Divergences[len(e.out.Divergences)-1], mine: append([]byte(nil), f.Buf[from:to]...),
+		at: []place{{0, from - frame.VnetLen}}}
+	r.d.Absolute = true
+	if r.d.Final {
+		return
+	}
+	e.reports = append(e.reports, r)
+	e.send(Message{Kind: MessageAskRaw, Ask: Ask{Flow: s.flow, Index: s.index, ID: r.d.ID}})
+}

@@ -1,0 +1,187 @@
+package compare
+
+import (
+	"fmt"
+
+	"colod/internal/frame"
+)
+
+// excerptLen bounds the bytes of each side in a Divergence, maxReports the open questions for raw bytes.
+const (
+	excerptLen = 32
+	maxReports = 16
+)
+
+// report is a payload divergence whose exact position was asked for.
+type report struct {
+	d    Divergence
+	mine []byte // the primary's bytes of the range
+	// frames says where in the primary's frames those bytes lay: from at[i].pos on in a frame at offset at[i].off.
+	at   []place
+	base uint64 // stream position of mine[0]
+}
+
+type place struct{ pos, off int }
+
+// diverge reports d for fl once in a round; fl is nil for what concerns no flow.
+func (e *Engine) diverge(now int64, fl *flow, d Divergence) {
+	if e.solo {
+		return
+	}
+	if fl != nil {
+		d.Key = fl.key
+		switch d.Reason {
+		case ReasonPayload, ReasonLength, ReasonFlags, ReasonOptions, ReasonUnparsable:
+			fl.broken = e.round
+		}
+		if fl.reported == e.round {
+			return
+		}
+		fl.reported = e.round
+	}
+	e.nextID++
+	d.ID, d.Epoch = e.nextID, e.epoch
+	if d.Reason != ReasonPayload && d.Reason != ReasonUnparsable || len(d.Primary) > 0 {
+		d.Final = true
+	}
+	if e.silentAt == 0 {
+		e.silentAt = now
+	}
+	e.stats.Diverged++
+	e.out.Divergences = append(e.out.Divergences, d)
+}
+
+// overflow reports a reached bound, once in a round.
+func (e *Engine) overflow(now int64, what string) {
+	if e.overAt == e.round {
+		return
+	}
+	e.overAt = e.round
+	e.diverge(now, nil, Divergence{Reason: ReasonQueue, Detail: "bound on " + what + " reached"})
+}
+
+// differ reports that the range s of a stream is not the same on both sides, and asks for the secondary's bytes
+// to find out where.
+func (e *Engine) differ(now int64, fl *flow, s span) {
+	t := &fl.t
+	d := Divergence{Reason: ReasonPayload, Seq: s.seq, Len: s.n}
+	if fl.reported == e.round || len(e.reports) >= maxReports {
+		d.Final = len(e.reports) >= maxReports
+		e.diverge(now, fl, d)
+		return
+	}
+	e.diverge(now, fl, d)
+	r := report{d: e.out.Divergences[len(e.out.Divergences)-1]}
+	add := func(f *Frame) {
+		p := &f.P
+		from, to := s.seq.Max(f.link.start), s.seq.Add(s.n).Min(p.Seq.Add(uint32(p.Len())))
+		if !from.Before(to) {
+			return
+		}
+		off := p.Payload + int(from-p.Seq)
+		r.at = append(r.at, place{len(r.mine), off - frame.VnetLen})
+		r.mine = append(r.mine, f.Buf[off:off+int(to-from)]...)
+	}
+	if s.seq.AtLeast(t.v) {
+		for i := range t.held.len() {
+			add(*t.held.at(i))
+		}
+	} else {
+		for i := range t.again.len() {
+			if f := *t.again.at(i); againSpan(t, f) == s {
+				add(f)
+				break
+			}
+		}
+	}
+	r.base = uint64(s.seq - t.base)
+	if t.issKnown {
+		r.d.Absolute, r.base = true, uint64(s.seq-t.iss-1)
+	}
+	e.reports = append(e.reports, r)
+	e.send(Message{Kind: MessageAskRaw, Ask: Ask{Flow: fl.sid, Seq: s.seq, Len: s.n, ID: r.d.ID}})
+}
+
+// Raw takes the secondary's bytes for a report: it is final then.
+func (e *Engine) Raw(_ int64, raw *Raw) {
+	for i := range e.reports {
+		r := &e.reports[i]
+		if r.d.ID != raw.ID {
+			continue
+		}
+		d := r.d
+		d.Final = true
+		n := min(len(r.mine), len(raw.Data))
+		at := 0
+		for at < n && r.mine[at] == raw.Data[at] {
+			at++
+		}
+		switch {
+		case at < n || len(r.mine) != len(raw.Data) && at == n && d.Key.Kind != frame.KindTCP:
+			d.Exact, d.Position = true, r.base+uint64(at)
+			for _, p := range r.at {
+				if p.pos <= at {
+					d.FrameOffset = p.off + at - p.pos
+				}
+			}
+			d.Primary = append([]byte(nil), r.mine[at:min(at+excerptLen, len(r.mine))]...)
+			d.Secondary = append([]byte(nil), raw.Data[at:min(at+excerptLen, len(raw.Data))]...)
+		case len(raw.Data) < len(r.mine):
+			d.Detail = fmt.Sprintf("the secondary's node keeps %d of %d bytes, and those agree", len(raw.Data), len(r.mine))
+		default:
+			d.Detail = "the bytes agree and their digests do not"
+		}
+		e.reports = append(e.reports[:i], e.reports[i+1:]...)
+		e.out.Divergences = append(e.out.Divergences, d)
+		return
+	}
+}
+
+// tooLong reports the frame that has waited longest for the secondary.
+func (e *Engine) tooLong(now int64, f *Frame) {
+	fl, p := f.link.fl, &f.P
+	switch f.link.wait {
+	case waitDatagram:
+		e.datagramTooLong(now, fl, f)
+	case waitSYN:
+		detail := "the secondary does not open the connection"
+		if fl.t.sSYN {
+			detail = "the peer does not confirm the announcement"
+		} else if fl.t.nRST > 0 {
+			e.diverge(now, fl, Divergence{Reason: ReasonFlags, Seq: p.Seq, Detail: "the secondary refuses the connection"})
+			return
+		}
+		e.diverge(now, fl, Divergence{Reason: ReasonSilenceSecondary, Seq: p.Seq, Len: 1, Detail: detail})
+	case waitRST:
+		e.diverge(now, fl, Divergence{Reason: ReasonFlags, Seq: p.Seq, Detail: "the primary resets, the secondary does not"})
+	default:
+		d := Divergence{Reason: ReasonSilenceSecondary, Seq: f.link.start, Len: uint32(f.link.end - f.link.start)}
+		if fl.t.rstOpen {
+			d.Reason, d.Detail = ReasonFlags, "the secondary resets, the primary does not"
+		}
+		e.diverge(now, fl, d)
+	}
+}
+
+// watch keeps the timer for what the secondary has said and the primary has not.
+func (e *Engine) watch(now int64, fl *flow) {
+	t := &fl.t
+	open := fl.d.said.len() > 0 && fl.d.held.len() == 0
+	if fl.key.Kind == frame.KindTCP {
+		open = t.rstOpen && t.rst == nil || t.sSYN && !fl.pSeen || fl.next != nil ||
+			t.held.len() == 0 && (t.pieces.len() > 0 && t.pieces.at(t.pieces.len()-1).end().After(t.v) ||
+				t.sFIN && t.known && t.sFINSeq.AtLeast(t.v))
+	} else if quiet(fl.key.Kind) {
+		return
+	}
+	if !open {
+		e.swait.disarm(fl)
+		return
+	}
+	e.swait.arm(fl, now)
+}
+
+func optionDetail(p, s synOptions) string {
+	return fmt.Sprintf("primary mss %d wscale %d sack %t timestamps %t, secondary mss %d wscale %d sack %t timestamps %t",
+		p.mss, p.wscale, p.sackPerm, p.hasTS, s.mss, s.wscale, s.sackPerm, s.hasTS)
+}

@@ -1,0 +1,196 @@
+package compare
+
+import "colod/internal/frame"
+
+// flow is what the engine knows of one flow. TCP numbers are in the primary's space, acknowledgements in the
+// client's.
+type flow struct {
+	key      frame.FlowKey
+	epoch    uint32 // state below belongs to this epoch; see Engine.renew
+	sid      uint32 // the secondary's number for it, 0 when not known
+	held     int    // frames of it that are held
+	touched  bool   // used since the eviction hand came by
+	dead     bool   // not in the table any more
+	dirty    bool   // in Engine.dirty
+	pSeen    bool   // the primary's guest has spoken in this connection
+	reported uint32 // Engine.round in which a divergence was reported
+	broken   uint32 // Engine.round in which the streams were found to differ
+	owed     timer
+	swait    timer
+	next     *flow // the secondary is ahead with a new connection on the same key
+
+	t tcpState
+	d dgramState
+}
+
+// tcpState is the state of one TCP connection.
+type tcpState struct {
+	// known says that v, pmax, rel, covered and base are valid: the primary has sent stream bytes. Always
+	// v <= pmax, and rel <= v unless a checkpoint or solo authority let out more.
+	known   bool
+	v       frame.Num // all before it is agreed on
+	pmax    frame.Num // highest end that the primary sent
+	rel     frame.Num // highest end released
+	covered frame.Num // all before it needs no comparison: a checkpoint holds it
+	base    frame.Num // the first byte compared
+	hint    frame.Num // newest sequence number of the primary
+
+	iss        frame.Num
+	issKnown   bool
+	pSYN       bool // the primary sent a SYN in this epoch
+	sSYN       bool // the secondary did
+	synOK      bool // the SYN was released
+	synHasAck  bool
+	synAck     frame.Num // acknowledgement of the SYN+ACK: names the connection
+	syn        *Frame    // the held SYN
+	announced  uint64    // number of its Announce
+	pOpt, sOpt synOptions
+
+	unaOK bool
+	una   frame.Num // highest acknowledgement by the client, never beyond rel
+
+	held   queue[*Frame] // waitData, by start
+	again  queue[*Frame] // waitAgain, by arrival
+	pieces queue[piece]  // of the secondary, by seq, beyond v
+	ask    span          // the open question at v, none when empty
+
+	pFIN, sFIN       bool
+	pFINSeq, sFINSeq frame.Num
+	rst              *Frame
+	sRST             [4]rstMark
+	nRST             int
+	rstOpen          bool // the secondary reset and the primary did not
+
+	p, s   ackState
+	relAck frame.Num
+	relWin uint32 // released right edge minus relAck
+	relOK  bool
+
+	scale   uint8
+	scaleOK bool
+	hasTS   bool
+	pTS     frame.Num
+	pEcr    uint32
+	relTS   frame.Num
+	relTSOK bool
+	markTS  frame.Num // relTS of the last watermark
+	tmpl    frame.Template
+}
+
+// ackState is what one guest has said about the client's bytes.
+type ackState struct {
+	ok   bool
+	ack  frame.Num
+	win  uint16    // newest raw window
+	edge frame.Num // newest ack plus scaled window
+	sack sackSet
+}
+
+// span is the range [seq, seq+n) of a stream.
+type span struct {
+	seq frame.Num
+	n   uint32
+}
+
+// piece is a range that the secondary described.
+type piece struct {
+	span
+	flow   uint32
+	pos    uint64 // stream position for the nonce
+	digest [DigestLen]byte
+}
+
+func (p *piece) end() frame.Num { return p.seq.Add(p.n) }
+
+// synOptions is what two SYNs must have in common.
+type synOptions struct {
+	mss      uint16
+	wscale   int8
+	sackPerm bool
+	hasTS    bool
+}
+
+// rstMark is a reset that the secondary sent.
+type rstMark struct {
+	seq, ack frame.Num
+}
+
+// dgramState is the state of a flow of datagrams.
+type dgramState struct {
+	held  queue[*Frame]
+	said  queue[said] // the secondary's that wait for a twin
+	next  uint64      // watermark: all of the secondary's below are released
+	mask  uint64
+	count uint64
+}
+
+// said is a datagram of the secondary.
+type said struct {
+	index  uint64
+	meta   uint64
+	n      uint32
+	flow   uint32
+	digest [DigestLen]byte
+}
+
+// timer is an entry in a timerList; the list is ordered because all its entries wait equally long.
+type timer struct {
+	prev, next *flow
+	since      int64
+	in         bool
+}
+
+// timerList is a list of flows by the time since which they wait.
+type timerList struct {
+	head, tail *flow
+	of         func(*flow) *timer
+}
+
+func (l *timerList) arm(fl *flow, now int64) {
+	t := l.of(fl)
+	if t.in {
+		return
+	}
+	t.in, t.since, t.prev, t.next = true, now, l.tail, nil
+	if l.tail != nil {
+		l.of(l.tail).next = fl
+	} else {
+		l.head = fl
+	}
+	l.tail = fl
+}
+
+func (l *timerList) disarm(fl *flow) {
+	t := l.of(fl)
+	if !t.in {
+		return
+	}
+	if t.prev != nil {
+		l.of(t.prev).next = t.next
+	} else {
+		l.head = t.next
+	}
+	if t.next != nil {
+		l.of(t.next).prev = t.prev
+	} else {
+		l.tail = t.prev
+	}
+	*t = timer{}
+}
+
+// restart arms fl anew with the time now.
+func (l *timerList) restart(fl *flow, now int64) {
+	l.disarm(fl)
+	l.arm(fl, now)
+}
+
+func (l *timerList) clear() {
+	for l.head != nil {
+		l.disarm(l.head)
+	}
+}
+
+// idle says that nothing of fl is pending, so that forgetting it costs no more than a checkpoint later.
+func (fl *flow) idle() bool {
+	return fl.held == 0 && !fl.owed.in && !fl.swait.in && fl.next == nil && fl.t.pieces.len() == 0 && !fl.dirty
+}
