@@ -25,12 +25,16 @@ const (
 // PrepareSecondary makes a VM launched with incoming listen for the primary's state on the unix
 // socket at sock, which must not exist. Each generation needs a new path.
 func (v *VM) PrepareSecondary(ctx context.Context, sock string) error {
+	return v.prepareSecondary(ctx, "unix:"+sock)
+}
+
+func (v *VM) prepareSecondary(ctx context.Context, uri string) error {
 	v.coloMu.Lock()
 	defer v.coloMu.Unlock()
 	if err := v.setColoCapabilities(ctx); err != nil {
 		return fmt.Errorf("prepare secondary: %w", err)
 	}
-	if err := v.mon.Run(ctx, "migrate-incoming", map[string]string{"uri": "unix:" + sock}, nil); err != nil {
+	if err := v.mon.Run(ctx, "migrate-incoming", map[string]string{"uri": uri}, nil); err != nil {
 		return fmt.Errorf("prepare secondary: %w", err)
 	}
 	return nil
@@ -69,6 +73,10 @@ func (v *VM) setCapabilities(ctx context.Context, returnPath bool) error {
 // After an error the guest runs on outside COLO, as far as QEMU answers. [ErrColoBroken] means that
 // this QEMU will never do it; a *[MigrationError] that it may be tried again.
 func (v *VM) StartColo(ctx context.Context, sock string) (resumed time.Time, err error) {
+	return v.startColo(ctx, "unix:"+sock)
+}
+
+func (v *VM) startColo(ctx context.Context, uri string) (time.Time, error) {
 	v.coloMu.Lock()
 	defer v.coloMu.Unlock()
 	ev := v.Subscribe(0)
@@ -98,7 +106,7 @@ func (v *VM) StartColo(ctx context.Context, sock string) (resumed time.Time, err
 	if err := v.mon.Run(ctx, "migrate-set-parameters", params, nil); err != nil {
 		return time.Time{}, fmt.Errorf("start COLO: %w", err)
 	}
-	if err := v.mon.Run(ctx, "migrate", map[string]string{"uri": "unix:" + sock}, nil); err != nil {
+	if err := v.mon.Run(ctx, "migrate", map[string]string{"uri": uri}, nil); err != nil {
 		return fail(err)
 	}
 	tick := time.NewTicker(pollInterval)
