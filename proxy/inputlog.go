@@ -20,6 +20,7 @@ type inputLog struct {
 	head    int
 	bytes   int
 	flows   map[frame.FlowKey]*logFlow
+	epoch   uint64 // checkpoints since the log began
 
 	evicted uint64 // entries given up because the log was full
 }
@@ -27,6 +28,7 @@ type inputLog struct {
 type logEntry struct {
 	flow *logFlow
 	end  frame.Num // sequence number after the last byte, SYN and FIN counted
+	at   uint64    // epoch in which it came
 	buf  []byte
 }
 
@@ -82,7 +84,7 @@ func (l *inputLog) add(now int64, key frame.FlowKey, p *frame.Parsed, buf []byte
 			l.evicted++
 		}
 	}
-	l.entries = append(l.entries, logEntry{f, frame.Num(p.Seq) + frame.Num(n), append([]byte(nil), buf...)})
+	l.entries = append(l.entries, logEntry{f, p.SegEnd(), l.epoch, append([]byte(nil), buf...)})
 	l.bytes += len(buf)
 	f.unrelease++
 }
@@ -134,8 +136,15 @@ func (l *inputLog) compact() {
 	l.entries, l.head = kept, 0
 }
 
-// checkpoint forgets what the guest said before it was set back.
+// checkpoint forgets what the guest said before it was set back. What came before the last checkpoint but
+// one goes too: the primary's guest has it, and so has ours as its copy, or
+// the client was not told that it arrived and sends it again.
 func (l *inputLog) checkpoint(now int64) {
+	l.epoch++
+	for l.head < len(l.entries) && l.entries[l.head].at+2 <= l.epoch {
+		l.free(l.head)
+		l.head++
+	}
 	l.compact()
 	for _, f := range l.flows {
 		f.guestSet = false

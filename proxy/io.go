@@ -20,9 +20,16 @@ type rx struct {
 	lost  uint32
 }
 
+// sender is an *afpacket.TX, or a sink in tests.
+type sender interface {
+	Send([]afpacket.Msg) (int, error)
+	FD() int
+	Close() error
+}
+
 // outq collects what a turn sends out of one device.
 type outq struct {
-	tx   *afpacket.TX
+	tx   sender
 	msgs []afpacket.Msg
 	// after[i] goes back to the pool when msgs[i] is sent; nil: nothing does.
 	after []*compare.Frame

@@ -44,6 +44,9 @@ func (p *pool) get(n int) *compare.Frame {
 
 // put takes a frame back.
 func (p *pool) put(f *compare.Frame) {
+	if f.Index < 0 {
+		return // made by the comparison, of no pool
+	}
 	if cap(f.Buf) >= bigBuf {
 		p.big = append(p.big, f)
 	} else {

@@ -130,7 +130,7 @@ func (s *secondary) message(p *Proxy, kind byte, body []byte) error {
 		}
 		s.taken++
 		s.confirm = true
-		s.desc.Announce(p.nowMono, a)
+		s.desc.Announce(a)
 	case msgAsk, msgAskRaw:
 		a := compare.Ask{Flow: rd.u32(), Seq: frame.Num(rd.u32()), Len: rd.u32(), Index: rd.u64(), ID: rd.u32()}
 		if err := rd.end(); err != nil {
@@ -141,9 +141,9 @@ func (s *secondary) message(p *Proxy, kind byte, body []byte) error {
 		}
 		s.taken++
 		if kind == msgAsk {
-			s.desc.Ask(p.nowMono, a)
+			s.desc.Ask(a)
 		} else {
-			s.desc.AskRaw(p.nowMono, a)
+			s.desc.AskRaw(a)
 		}
 	case msgWatermark:
 		w := compare.Watermark{Flow: rd.u32(), Kind: frame.Kind(rd.u8())}

@@ -88,15 +88,19 @@ func (p *Proxy) startSecondary(link *Link, s Session) error {
 		p.link.close()
 	}
 	p.link, p.linkMore, p.linkPaused = link, true, false
-	p.sec = &secondary{
-		desc:      compare.NewDescriber(compare.Config{Key: s.Key}),
-		log:       newInputLog(),
-		inherited: make(map[frame.FlowKey]compare.Front),
-		tapFD:     s.TapFD,
-		keys:      make(map[uint32]frame.FlowKey),
-	}
+	p.sec = newSecondary(compare.NewDescriber(compare.Config{Key: s.Key}), s.TapFD)
 	p.role = roleSecondary
 	return nil
+}
+
+func newSecondary(d *compare.Describer, tapFD int) *secondary {
+	return &secondary{
+		desc:      d,
+		log:       newInputLog(),
+		inherited: make(map[frame.FlowKey]compare.Front),
+		tapFD:     tapFD,
+		keys:      make(map[uint32]frame.FlowKey),
+	}
 }
 
 func (s *secondary) close() {
@@ -146,7 +150,7 @@ func (s *secondary) act(p *Proxy) {
 
 // watermark: the primary has released output of a flow.
 func (s *secondary) watermark(p *Proxy, w compare.Watermark) {
-	s.desc.Watermark(p.nowMono, w)
+	s.desc.Watermark(w)
 	if w.Kind != frame.KindTCP {
 		return
 	}
