@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // The kinds of faults.
@@ -120,6 +121,9 @@ func (l *Lab) signalVM(node string, sig syscall.Signal, did string) (string, err
 	}
 	if err != nil {
 		return "", fmt.Errorf("make fault: %w", err)
+	}
+	for i := 0; sig == syscall.SIGSTOP && !stopped(pid) && i < 1000; i++ {
+		time.Sleep(time.Millisecond)
 	}
 	return fmt.Sprintf("%s the virtual machine (process %d) of node %s", did, pid, node), nil
 }

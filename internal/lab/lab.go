@@ -37,6 +37,7 @@ type Options struct {
 	Name     string // letters, digits and -, at most 24; DefaultName
 	Mode     string // mode of protection; "lockstep"
 	Native   bool   // one unprotected guest instead of a pair
+	Bare     bool   // the hosts only, without guest and daemons
 	SMP      int    // processors of the guest; 1
 	Memory   string // memory of the guest, as QEMU takes it; "256M"
 	Accel    string // "kvm", "tcg", or "auto": the first that works; "auto"
@@ -64,6 +65,7 @@ type state struct {
 	Program    string `json:"program"`
 	Mode       string `json:"mode"`
 	Native     bool   `json:"native"`
+	Bare       bool   `json:"bare,omitempty"`
 	SMP        int    `json:"smp"`
 	Memory     string `json:"memory"`
 	LogLevel   string `json:"log_level"`
@@ -108,6 +110,18 @@ func (l *Lab) Dir() string { return l.dir }
 func (l *Lab) SSHKey() string     { return l.state.SSHKey }
 func (l *Lab) KnownHosts() string { return l.state.Known }
 func (l *Lab) CACert() string     { return l.state.CACert }
+
+// Boot returns what QEMU needs to start the lab's guest.
+func (l *Lab) Boot() (kernel, initrd, cmdline string) {
+	return l.state.Kernel, l.state.Initrd, l.state.Append
+}
+
+// Shim is the library that QEMU has to preload on this machine; empty with KVM.
+func (l *Lab) Shim() string { return l.state.Shim }
+
+// In runs fn on a thread inside a host's network namespace, in which fn may
+// open sockets and start programs.
+func (l *Lab) In(host string, fn func() error) error { return inNetns(l.ns(host), fn) }
 
 // Accel is the accelerator that the guests run under, and why.
 func (l *Lab) Accel() (accel, why string) { return l.state.Accel, l.state.Why }
@@ -228,7 +242,7 @@ func Up(ctx context.Context, opt Options) (_ *Lab, err error) {
 		if l.state.Shim, err = buildShim(ctx); err != nil {
 			return nil, err
 		}
-		l.progress("QEMU runs without KVM (" + l.state.Why + "): slow, and with the TCG shim " + l.state.Shim)
+		l.progress("QEMU runs without KVM (" + shorten(l.state.Why, 70) + "): slow, and with the TCG shim " + l.state.Shim)
 	}
 	if err := l.save(); err != nil {
 		return nil, err
@@ -242,6 +256,10 @@ func Up(ctx context.Context, opt Options) (_ *Lab, err error) {
 	}
 	if err := l.save(); err != nil {
 		return nil, err
+	}
+	if l.state.Bare {
+		l.state.Ready = true
+		return l, l.save()
 	}
 	if l.state.Native {
 		l.progress("starting the guest, unprotected")
@@ -277,7 +295,7 @@ func (l *Lab) claim(opt Options) error {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	l.state = state{
 		Name: l.Name, PID: os.Getpid(), Boot: strings.TrimSpace(string(boot)), Program: opt.Program,
-		Mode: opt.Mode, Native: opt.Native, SMP: opt.SMP, Memory: opt.Memory,
+		Mode: opt.Mode, Native: opt.Native, Bare: opt.Bare, SMP: opt.SMP, Memory: opt.Memory,
 		LogLevel: opt.LogLevel, Encryption: opt.Encryption,
 	}
 	return l.save()
@@ -285,19 +303,32 @@ func (l *Lab) claim(opt Options) error {
 
 // explain adds the end of the logs to an error, since they are removed with the lab.
 func (l *Lab) explain(err error) error {
+	if logs := l.Logs(12); logs != "" {
+		return fmt.Errorf("%w%s", err, logs)
+	}
+	return err
+}
+
+// Logs returns the last lines of each log of the lab's nodes.
+func (l *Lab) Logs(lines int) string {
 	var b strings.Builder
 	logs, _ := filepath.Glob(filepath.Join(l.dir, "*", "*.log"))
 	for _, name := range logs {
 		data, _ := os.ReadFile(name)
-		if lines := tail(string(data), 12); lines != "" {
+		if end := tail(string(data), lines); end != "" {
 			rel, _ := filepath.Rel(l.dir, name)
-			fmt.Fprintf(&b, "\n--- end of %s\n%s", rel, lines)
+			fmt.Fprintf(&b, "\n--- end of %s\n%s", rel, end)
 		}
 	}
-	if b.Len() == 0 {
-		return err
+	return b.String()
+}
+
+// shorten cuts a sentence that is too long for one line.
+func shorten(s string, n int) string {
+	if len(s) <= n {
+		return s
 	}
-	return fmt.Errorf("%w%s", err, b.String())
+	return s[:n] + "..."
 }
 
 func tail(s string, n int) string {
