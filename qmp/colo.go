@@ -275,15 +275,21 @@ func (v *VM) lostHeartbeat(ctx context.Context) (time.Time, error) {
 	}
 	under := false // an earlier request is being carried out
 	if err := v.sendLostHeartbeat(ctx); err != nil {
-		outside := refused(err, "not enabled")
-		if !outside && !refused(err, "already activated") {
+		var e *Error
+		if !errors.As(err, &e) || e.Cause != nil {
+			return fail(err)
+		}
+		// QEMU refuses it outside COLO, and while it is carrying out an earlier one (in words that
+		// differ between versions). In both cases what counts is that the guest runs in the end.
+		c, err := v.QueryColo(ctx)
+		if err != nil {
 			return fail(err)
 		}
 		s, err := v.QueryStatus(ctx)
-		switch {
-		case err != nil:
+		if err != nil {
 			return fail(err)
-		case outside && s.Status != "colo":
+		}
+		if c.Mode == "none" && s.Status != "colo" {
 			return time.Time{}, nil // running, or stopped by somebody else
 		}
 		under = true

@@ -241,6 +241,8 @@ func TestLostHeartbeatOutsideColo(t *testing.T) {
 	v := scripted(t, `
 		> x-colo-lost-heartbeat
 		! GenericError The feature 'colo' is not enabled
+		> query-colo-status
+		< {"mode": "none", "last-mode": "primary", "reason": "request"}
 		> query-status
 		< {"status": "running", "running": true}
 	`)

@@ -71,7 +71,7 @@ func testConfig(t testing.TB, name string) VMConfig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	return VMConfig{Name: name, Accel: TCG, Memory: 64 << 20, RunDir: filepath.Join(dir, name), Env: []string{"LD_PRELOAD=" + so}}
+	return VMConfig{Name: name, Binary: os.Getenv("COLOD_QEMU"), Accel: TCG, Memory: 64 << 20, RunDir: filepath.Join(dir, name), Env: []string{"LD_PRELOAD=" + so}}
 }
 
 func launch(t testing.TB, cfg VMConfig, incoming bool) *VM {
