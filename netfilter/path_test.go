@@ -1,13 +1,27 @@
 package netfilter_test
 
 import (
+	"encoding/hex"
 	"testing"
+	"time"
 
 	"colod/internal/netnstest"
 	"colod/netfilter"
 )
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
+
+// patience bounds every wait for something that must happen.
+const patience = 30 * time.Second
+
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
 
 const guestMAC = "52:54:00:12:34:56"
 
