@@ -17,9 +17,6 @@ func (a *ackState) take(ack frame.Num, win uint16, scale uint8) {
 // right edge. Where the scale is not known the smaller raw value is used: its edge is below both edges, since
 // it counts from the lower acknowledgement.
 func (t *tcpState) limit() (frame.Num, uint16) {
-	if t.s.ack == t.p.ack && t.s.win >= t.p.win {
-		return t.p.ack, t.p.win
-	}
 	ack := t.p.ack.Min(t.s.ack)
 	if !t.scaleOK {
 		return ack, min(t.p.win, t.s.win)

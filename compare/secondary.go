@@ -348,7 +348,11 @@ func (e *Engine) gone(now int64, fl *flow, d *Descriptor) {
 			return
 		}
 	}
-	if t.ask == (span{d.Seq, d.Len}) {
+	if t.ask != (span{d.Seq, d.Len}) {
+		return
+	}
+	t.ask = span{}
+	if d.Seq == t.v && t.known {
 		e.diverge(now, fl, Divergence{Reason: ReasonLost, Seq: d.Seq, Len: d.Len,
 			Detail: "the secondary's bytes are not kept any more"})
 	}
