@@ -2,11 +2,13 @@ package qmp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -162,5 +164,53 @@ func TestRealCheckpoints(t *testing.T) {
 			t.Fatalf("checkpoint %d: %v", i, err)
 		}
 		t.Logf("pause %v total %v; relay %+v", c.Pause(), c.Resumed.Sub(c.Triggered), x.rp.Stats())
+	}
+}
+
+// TestRealStart shows what becomes of a QEMU whose COLO is broken (COLOD_QEMU naming a 10.0.2): it is
+// found out, with a sentence, and its guest runs on. Every other one enters COLO.
+func TestRealStart(t *testing.T) {
+	ctx := testContext(t, 60*time.Second)
+	p, s := launch(t, testConfig(t, "p"), false), launch(t, testConfig(t, "s"), true)
+	a, b := tcpPipe(t)
+	in, out := filepath.Join(s.RunDir(), "state.sock"), filepath.Join(p.RunDir(), "state.sock")
+	if err := s.PrepareSecondary(ctx, in); err != nil {
+		t.Fatal(err)
+	}
+	rs, err := relay.NewSecondary(ctx, b, in, relay.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rs.Cut()
+	rp, err := relay.NewPrimary(out, func(context.Context) (net.Conn, error) { return a, nil }, relay.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rp.Cut()
+	_, err = p.StartColo(ctx, out)
+	if support, _ := p.Version().Support(); support == Unsupported {
+		if !errors.Is(err, ErrColoBroken) || !strings.Contains(err.Error(), p.Version().String()+" cannot run COLO") {
+			t.Errorf("QEMU %s: %v", p.Version(), err)
+		}
+		t.Log(err)
+	} else if err != nil {
+		t.Error(err)
+	}
+	if st, err := p.QueryStatus(ctx); err != nil || !st.Running {
+		t.Errorf("guest does not run: %+v, %v", st, err)
+	}
+	// A VM can be tried again after a start that failed for another reason.
+	if err == nil {
+		rp.Cut()
+		if _, err := p.LostHeartbeat(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	var failed *MigrationError
+	if _, err := p.StartColo(ctx, out+".nobody"); !errors.As(err, &failed) {
+		t.Errorf("start towards nobody: %v, want a MigrationError", err)
+	}
+	if st, err := p.QueryStatus(ctx); err != nil || !st.Running {
+		t.Errorf("guest does not run: %+v, %v", st, err)
 	}
 }
