@@ -206,6 +206,16 @@ func (l *Lab) partition(ctx context.Context, node string) (string, error) {
 	return said, nil
 }
 
+// Rejoin mends the wires of a node.
+func (l *Lab) Rejoin(ctx context.Context, node string) error {
+	for _, p := range ports(node) {
+		if err := l.setWire(ctx, p, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // heal mends the wires, thaws what is frozen and starts the daemons that are
 // not running. They rebuild the protection by themselves.
 func (l *Lab) heal(ctx context.Context, node string) (string, error) {
@@ -214,10 +224,8 @@ func (l *Lab) heal(ctx context.Context, node string) (string, error) {
 		if node != "" && n != node {
 			continue
 		}
-		for _, p := range ports(n) {
-			if err := l.setWire(ctx, p, true); err != nil {
-				return "", err
-			}
+		if err := l.Rejoin(ctx, n); err != nil {
+			return "", err
 		}
 		if pid, err := l.VM(n); err == nil && stopped(pid) {
 			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -125,6 +126,19 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 		return nil, errors.Join(errs...)
 	}
 	return best, nil
+}
+
+// Checkpoint asks the speaker for a checkpoint and returns when it is done.
+func (l *Lab) Checkpoint(ctx context.Context) error {
+	st, err := l.Status(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, l.state.Program, "checkpoint", pairName, "--socket", l.Socket(st.Speaker)).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("take checkpoint: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
 }
 
 // print shows the status to a person.

@@ -1,0 +1,140 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"colod/internal/lab"
+	"colod/internal/lab/client"
+	"colod/internal/lab/image"
+)
+
+// finish runs clients that end by themselves and checks their reports.
+func finish(t *testing.T, l *lab.Lab, limit time.Duration, loads ...client.Load) []client.Report {
+	t.Helper()
+	s, err := l.Client(t.Context(), loads)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	reports, err := s.Await(limit, func(r client.Report) bool { return r.Done })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range reports {
+		if !r.Clean() {
+			t.Errorf("client %s: %+v", r.Name, r)
+		}
+	}
+	return reports
+}
+
+// TestRandomDiverges: an answer that the twin cannot give is found out, healed
+// by a checkpoint, and arrives whole.
+func TestRandomDiverges(t *testing.T) {
+	l := protected(t)
+	giveUpIfFailed(t, l)
+	n := rounds(20, 200)
+	before := status(t, l)
+	finish(t, l, 10*time.Minute, client.Load{Kind: client.Random, Size: 4096, Count: n, Rate: 20},
+		client.Load{Kind: client.Random, Name: "random6", Host: image.GuestIPv6, Size: 700, Count: n, Rate: 20})
+	after := status(t, l)
+	if after.Generation != before.Generation {
+		t.Errorf("roles changed meanwhile: %s", after.Reason)
+	}
+	payload := after.Divergences.ByReason["payload"] - before.Divergences.ByReason["payload"]
+	t.Logf("%d answers: %d payload divergences, checkpoints %v -> %v, pause p50 %.1f ms", 2*n, payload,
+		before.Checkpoints.Reasons, after.Checkpoints.Reasons, after.Checkpoints.PauseMS.P50)
+	// One checkpoint can heal an answer on each of the two connections.
+	if payload < uint64(n) {
+		t.Errorf("%d payload divergences for %d answers that cannot agree", payload, 2*n)
+	}
+}
+
+// TestStaticAgrees: equal content is never taken for different.
+func TestStaticAgrees(t *testing.T) {
+	l := protected(t)
+	giveUpIfFailed(t, l)
+	n := rounds(400, 10_000)
+	before := status(t, l)
+	finish(t, l, 20*time.Minute,
+		client.Load{Kind: client.Download, Name: "small", Size: 1000, Count: n},
+		client.Load{Kind: client.Download, Name: "small6", Host: image.GuestIPv6, Size: 20_000, Count: n},
+		client.Load{Kind: client.Download, Name: "large", Size: 1 << 20, Count: n / 100})
+	after := status(t, l)
+	if d := after.Divergences.ByReason["payload"] - before.Divergences.ByReason["payload"]; d != 0 {
+		t.Errorf("%d payload divergences in static content", d)
+	}
+	t.Logf("%d requests: checkpoints %v -> %v, divergences %v -> %v", 2*n+n/100, before.Checkpoints.Reasons, after.Checkpoints.Reasons,
+		before.Divergences.ByReason, after.Divergences.ByReason)
+}
+
+// TestFetchSurvives: a connection that the guest opened lives through a
+// takeover as those that it accepted.
+func TestFetchSurvives(t *testing.T) {
+	rng := rand.New(rand.NewPCG(seed, 77))
+	for round := range rounds(1, 5) {
+		t.Run(fmt.Sprint(round+1), func(t *testing.T) {
+			l := protected(t)
+			giveUpIfFailed(t, l)
+			pause := watched(t, l, []client.Load{
+				{Kind: client.Fetch, Name: "fetch", Size: 512 << 10, Rate: 128 << 10},
+				{Kind: client.Fetch, Name: "fetch6", Host: image.GuestIPv6, Own: lab.ClientIPv6, Size: 512 << 10, Rate: 128 << 10},
+			}, 3*time.Second, func() {
+				time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
+				before := status(t, l)
+				fault(t, l, lab.KillVM, before.Speaker)
+				awaitSpeaker(t, l, before)
+			})
+			t.Logf("longest pause %.0f ms", pause)
+		})
+	}
+}
+
+// TestIperf runs iperf3 both ways in lock-step.
+func TestIperf(t *testing.T) {
+	l := protected(t)
+	giveUpIfFailed(t, l)
+	seconds := rounds(3, 30)
+	for _, way := range [][]string{{}, {"-R"}, {"-6"}, {"-6", "-R"}} {
+		if !long && len(way) > 1 {
+			continue
+		}
+		before := status(t, l)
+		host := image.GuestIPv4
+		if len(way) > 0 && way[0] == "-6" {
+			host = image.GuestIPv6
+		}
+		args := append([]string{"iperf3", "-c", host, "-t", fmt.Sprint(seconds), "-J"}, way...)
+		var errs bytes.Buffer
+		cmd := l.Command(t.Context(), lab.Client, args...)
+		cmd.Stderr = &errs
+		out, err := cmd.Output()
+		var result struct {
+			End struct {
+				Sent struct {
+					Rate float64 `json:"bits_per_second"`
+				} `json:"sum_sent"`
+				Received struct {
+					Rate float64 `json:"bits_per_second"`
+				} `json:"sum_received"`
+			} `json:"end"`
+			Error string `json:"error"`
+		}
+		if jerr := json.Unmarshal(out, &result); err != nil || jerr != nil || result.Error != "" {
+			t.Errorf("iperf3 %v: %v %v %s %s", way, err, jerr, result.Error, errs.String())
+			continue
+		}
+		after := status(t, l)
+		t.Logf("iperf3 %v %d s: received %.0f Mbit/s, %d checkpoints %v, pause p50 %.1f p99 %.1f ms", way, seconds,
+			result.End.Received.Rate/1e6, after.Checkpoints.Count-before.Checkpoints.Count, after.Checkpoints.Reasons,
+			after.Checkpoints.PauseMS.P50, after.Checkpoints.PauseMS.P99)
+		if after.Generation != before.Generation {
+			t.Errorf("roles changed meanwhile: %s", after.Reason)
+		}
+	}
+}

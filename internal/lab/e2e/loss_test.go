@@ -1,0 +1,231 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"colod/internal/lab"
+	"colod/internal/lab/client"
+	"colod/internal/lab/image"
+)
+
+// load is what clients do while a machine is lost: eight connections with
+// numbered bytes, half of them over IPv6, an upload and a download.
+func load() []client.Load {
+	var loads []client.Load
+	for i := range 8 {
+		l := client.Load{Kind: client.Echo, Name: fmt.Sprintf("echo%d", i), Rate: 40 << 10}
+		if i%2 == 1 {
+			l.Host = image.GuestIPv6
+		}
+		loads = append(loads, l)
+	}
+	return append(loads,
+		client.Load{Kind: client.Upload, Size: 2 << 20, Rate: 1 << 20},
+		client.Load{Kind: client.Download, Size: 2 << 20, Rate: 1 << 20, Host: image.GuestIPv6})
+}
+
+// working tells that a client has its connection and got something over it.
+func working(r client.Report) bool { return r.Open && (r.Bytes > 0 || r.Kind == client.Upload) }
+
+// watched runs clients around something that happens to the lab, checks that
+// none of them lost anything, and returns the longest pause that one saw, in ms.
+func watched(t *testing.T, l *lab.Lab, loads []client.Load, after time.Duration, happen func()) float64 {
+	t.Helper()
+	s, err := l.Client(t.Context(), loads)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Await(time.Minute, working); err != nil {
+		t.Fatal(err)
+	}
+	// What is seen while connecting is not what the fault costs.
+	if _, err := s.Mark(); err != nil {
+		t.Fatal(err)
+	}
+	happen()
+	time.Sleep(after)
+	marked, err := s.Mark()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reports, err := s.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pause := 0.0
+	for i, r := range reports {
+		if !r.Clean() || !r.Done {
+			t.Errorf("client %s: lost %d, repeated %d, corrupt %d, done %v, error %q", r.Name, r.Lost, r.Repeated, r.Corrupt, r.Done, r.Error)
+		}
+		pause = max(pause, marked[i].PauseMS)
+	}
+	return pause
+}
+
+// awaitSpeaker waits until the record has another speaker than the given one,
+// or, for want "", another generation.
+func awaitSpeaker(t *testing.T, l *lab.Lab, before *lab.Status) (*lab.Status, time.Duration) {
+	t.Helper()
+	start := time.Now()
+	for {
+		st, err := l.Status(t.Context())
+		if err == nil && st.Generation > before.Generation {
+			return st, time.Since(start)
+		}
+		if time.Since(start) > time.Minute {
+			t.Fatalf("no change of roles within a minute: %+v, %v", st, err)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func status(t *testing.T, l *lab.Lab) *lab.Status {
+	t.Helper()
+	st, err := l.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func fault(t *testing.T, l *lab.Lab, kind, node string) {
+	t.Helper()
+	said, err := l.Fault(t.Context(), kind, node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(said)
+}
+
+func other(node string) string {
+	if node == lab.NodeA {
+		return lab.NodeB
+	}
+	return lab.NodeA
+}
+
+// campaign kills one side's virtual machine again and again, at random
+// instants; every other round within a checkpoint.
+func campaign(t *testing.T, n int, victim func(*lab.Status) string) {
+	rng := rand.New(rand.NewPCG(seed, uint64(n)))
+	var pauses, took figures
+	reasons := map[string]uint64{}
+	for round := range n {
+		ok := t.Run(fmt.Sprint(round+1), func(t *testing.T) {
+			l := protected(t)
+			giveUpIfFailed(t, l)
+			pause := watched(t, l, load(), 3*time.Second, func() {
+				time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
+				before := status(t, l)
+				for k, v := range before.Checkpoints.Reasons {
+					reasons[k] += v
+				}
+				how := "between checkpoints"
+				if round%2 == 1 {
+					delay := time.Duration(rng.IntN(8000)) * time.Microsecond
+					how = fmt.Sprintf("%v after a checkpoint was asked for", delay)
+					go l.Checkpoint(context.WithoutCancel(t.Context()))
+					time.Sleep(delay)
+				}
+				fault(t, l, lab.KillVM, victim(before))
+				after, d := awaitSpeaker(t, l, before)
+				took = append(took, float64(d.Microseconds())/1000)
+				t.Logf("%s: %s -> %s after %.0f ms: %s", how, before.Speaker, after.Speaker, took[len(took)-1], after.Reason)
+			})
+			pauses = append(pauses, pause)
+			t.Logf("longest pause seen by a client: %.0f ms", pause)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			if err := l.AwaitState(ctx, "protected"); err != nil {
+				t.Error(err)
+			}
+		})
+		if !ok && !long {
+			break
+		}
+	}
+	t.Logf("%d losses; longest pause seen by a client, ms: %s; until the record changed, ms: %s; checkpoints %v", n, pauses, took, reasons)
+}
+
+// TestLossOfPrimary is the main job: the machine that clients talk to dies
+// without warning, and no client loses a byte.
+func TestLossOfPrimary(t *testing.T) {
+	campaign(t, rounds(4, 20), func(st *lab.Status) string { return st.Speaker })
+}
+
+// TestLossOfSecondary loses the twin instead.
+func TestLossOfSecondary(t *testing.T) {
+	campaign(t, rounds(2, 20), func(st *lab.Status) string { return other(st.Speaker) })
+}
+
+// TestOtherFaults breaks what is around the virtual machines; in each case the
+// clients go on, and after mending the pair is protected again.
+func TestOtherFaults(t *testing.T) {
+	for _, f := range []struct {
+		kind      string
+		secondary bool // hits the node that does not speak
+		wire      bool // hits the wire between the nodes
+		mend      string
+	}{
+		{kind: lab.KillNode, mend: lab.Heal},
+		{kind: lab.KillNode, secondary: true, mend: lab.Heal},
+		{kind: lab.KillColod, mend: lab.Heal},
+		{kind: lab.KillColod, secondary: true, mend: lab.Heal},
+		{kind: lab.Partition, wire: true, mend: lab.Heal},
+	} {
+		name := f.kind + "-of-speaker"
+		if f.secondary {
+			name = f.kind + "-of-twin"
+		} else if f.wire {
+			name = f.kind
+		}
+		t.Run(name, func(t *testing.T) {
+			l := protected(t)
+			giveUpIfFailed(t, l)
+			pause := watched(t, l, load(), 3*time.Second, func() {
+				before := status(t, l)
+				node := before.Speaker
+				if f.secondary {
+					node = other(node)
+				} else if f.wire {
+					node = ""
+				}
+				fault(t, l, f.kind, node)
+				after, d := awaitSpeaker(t, l, before)
+				t.Logf("%s -> %s after %v: %s", before.Speaker, after.Speaker, d.Round(time.Millisecond), after.Reason)
+			})
+			t.Logf("longest pause seen by a client: %.0f ms", pause)
+			fault(t, l, f.mend, "")
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			if err := l.AwaitState(ctx, "protected"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestStatus shows that the lab's word on the pair is complete.
+func TestStatus(t *testing.T) {
+	l := protected(t)
+	st := status(t, l)
+	if st.State != "protected" || (st.Speaker != lab.NodeA && st.Speaker != lab.NodeB) || st.Generation == 0 || st.Mode != "lockstep" || st.Reason == "" {
+		t.Errorf("status: %+v", st)
+	}
+	out, errs, err := colod(t, "lab", "status", "--json", "--name", l.Name)
+	if err != nil {
+		t.Fatalf("%v: %s", err, errs)
+	}
+	for _, key := range []string{"state", "speaker", "generation", "mode", "checkpoints", "count", "reasons", "pause_ms", "bytes",
+		"divergences", "released", "frames", "hold_us", "p50", "p99", "reason"} {
+		if !strings.Contains(out, `"`+key+`"`) {
+			t.Errorf("lab status --json has no %s:\n%s", key, out)
+		}
+	}
+}
