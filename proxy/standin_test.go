@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mrand "math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -25,6 +26,7 @@ import (
 	"colod/internal/frame"
 	"colod/internal/netnstest"
 	"colod/netfilter"
+	"colod/proxy/afpacket"
 )
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
@@ -41,6 +43,7 @@ type pair struct {
 	proxy        [2]*Proxy
 	events       [2]*eventLog
 	epoch        uint64
+	mac          net.HardwareAddr
 }
 
 type eventLog struct {
@@ -86,7 +89,7 @@ func newPair(t *testing.T) *pair {
 	netnstest.Veth(p.client, "eth0", p.host, "lan")
 	p.client.Addr("eth0", "192.0.2.1/24", "2001:db8::1/64")
 	p.host.Bridge("br0", "lan")
-	mac, _ := net.ParseMAC(guestMAC)
+	p.mac, _ = net.ParseMAC(guestMAC)
 	for i := range p.proxy {
 		side := string(rune('a' + i))
 		p.guest[i] = netnstest.New(t, "guest-"+side)
@@ -102,7 +105,9 @@ func newPair(t *testing.T) *pair {
 			Addrs: []string{guestIP + "/24", guestIP6 + "/64"}})
 		var err error
 		p.proxy[i], err = Open(Options{
-			Pair: "test", Tap: "tap" + side, Uplink: "up" + side, MAC: mac, Path: pathAdapter{path},
+			Pair: "test", Tap: "tap" + side, Uplink: "up" + side, MAC: p.mac, Path: pathAdapter{path},
+			// Long enough for a busy machine: what is held longer is held for ever.
+			HoldMin: 5 * time.Second, HoldMax: 5 * time.Second,
 			Setup: func() error {
 				ns, err := netns.GetFromPath(p.host.Path())
 				if err != nil {
@@ -419,6 +424,108 @@ func TestTakeover(t *testing.T) {
 	c4.Close()
 	c6.Close()
 	t.Logf("B %+v", p.proxy[1].Stats())
+}
+
+// TestMalformedFrames: what neither side understands harms nobody.
+func TestMalformedFrames(t *testing.T) {
+	p := newPair(t)
+	p.serve(7, echo)
+	p.protect(0, 1)
+	r := mrand.New(mrand.NewPCG(1, 2))
+	send := func(ns *netnstest.NS, dev string) {
+		ns.Must(func() error {
+			tx, err := afpacket.OpenTX(dev)
+			if err != nil {
+				return err
+			}
+			defer tx.Close()
+			for range 300 {
+				b := make([]byte, frame.VnetLen+14+r.IntN(200))
+				for i := frame.VnetLen; i < len(b); i++ {
+					b[i] = byte(r.Uint32())
+				}
+				copy(b[frame.VnetLen:], p.mac)
+				if r.IntN(4) > 0 { // an IP or TCP header that lies
+					b[frame.VnetLen+12], b[frame.VnetLen+13] = 8, 0
+					if len(b) > frame.VnetLen+34 {
+						b[frame.VnetLen+14] = 0x40 | byte(r.IntN(16))
+						b[frame.VnetLen+23] = frame.ProtoTCP
+					}
+				}
+				if _, err := tx.Send([]afpacket.Msg{{A: b}}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	send(p.client, "eth0")
+	send(p.guest[0], netnstest.GuestDevice)
+	// What the primary's guest said alone is a divergence; a checkpoint heals it.
+	waitFor(t, "a divergence", func() bool {
+		for _, e := range p.events[0].list() {
+			if _, ok := e.(Diverged); ok {
+				return true
+			}
+		}
+		return false
+	})
+	p.checkpoint(0, 1)
+	c := p.dial(guestIP, 7)
+	for i := range 20 {
+		if _, err := c.Write([]byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+		var b [1]byte
+		if _, err := io.ReadFull(c, b[:]); err != nil || b[0] != byte(i) {
+			t.Fatalf("echo %d: %v %v\nA %+v", i, b, err, p.proxy[0].Stats())
+		}
+	}
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s did not come", what)
+		}
+	}
+}
+
+// TestInvariant1Mute: a primary whose peer is gone says nothing until it may.
+func TestInvariant1Mute(t *testing.T) {
+	p := newPair(t)
+	p.serve(7, echo)
+	p.protect(0, 1)
+	c := p.dial(guestIP, 7)
+	c.Write([]byte("x"))
+	var b [1]byte
+	if _, err := io.ReadFull(c, b[:]); err != nil {
+		t.Fatal(err)
+	}
+	p.proxy[1].Close()
+	waitFor(t, "the loss of the link", func() bool {
+		for _, e := range p.events[0].list() {
+			if _, ok := e.(LinkLost); ok {
+				return true
+			}
+		}
+		return false
+	})
+	before := p.proxy[0].Stats().ReleasedFrames
+	c.Write([]byte("y"))
+	c.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	if n, _ := c.Read(b[:]); n != 0 {
+		t.Fatalf("output %q was released without agreement or authority", b)
+	}
+	if n := p.proxy[0].Stats().ReleasedFrames; n != before {
+		t.Fatalf("%d frames were released without agreement or authority", n-before)
+	}
+	p.must(p.proxy[0].GoSolo(p.ctx()))
+	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if _, err := io.ReadFull(c, b[:]); err != nil || b[0] != 'y' {
+		t.Fatalf("after the record was won: %q, %v", b, err)
+	}
 }
 
 func TestDivergence(t *testing.T) {
