@@ -19,6 +19,8 @@ import (
 // takes well under a second.
 const kvmPatience = 8 * time.Second
 
+const bootText = "colod boot sector"
+
 // CheckKVM returns nil if KVM really runs guests here. A /dev/kvm that opens is no proof: on a host
 // that is itself a paravirtualised guest the firmware may run while Linux never gets past
 // "Booting". So two small guests must run: a boot sector of our own that writes to the serial port,
@@ -41,23 +43,23 @@ func CheckKVM(ctx context.Context, binary, kernel string) error {
 	}
 	defer os.RemoveAll(dir)
 	disk := filepath.Join(dir, "boot.img")
-	if err := os.WriteFile(disk, bootSector("colod"), 0o600); err != nil {
+	if err := os.WriteFile(disk, bootSector(bootText), 0o600); err != nil {
 		return fail(err)
 	}
-	if err := bootUntil(ctx, binary, dir, "colod", "-drive", "if=floppy,format=raw,readonly=on,file="+disk); err != nil {
+	if err := bootUntil(ctx, binary, dir, KVM, bootText, "-drive", "if=floppy,format=raw,readonly=on,file="+disk); err != nil {
 		return fail(fmt.Errorf("a boot sector does not run: %w", err))
 	}
 	if kernel == "" {
 		return nil
 	}
-	if err := bootUntil(ctx, binary, dir, "Linux version", "-kernel", kernel, "-append", "console=ttyS0 earlyprintk=ttyS0"); err != nil {
+	if err := bootUntil(ctx, binary, dir, KVM, "Linux version", "-kernel", kernel, "-append", "console=ttyS0 earlyprintk=ttyS0"); err != nil {
 		return fail(fmt.Errorf("a boot sector runs, Linux does not: %w", err))
 	}
 	return nil
 }
 
-// bootUntil runs a small KVM guest until its first serial port has said want.
-func bootUntil(ctx context.Context, binary, dir, want string, args ...string) error {
+// bootUntil runs a small guest until its first serial port has said want.
+func bootUntil(ctx context.Context, binary, dir string, accel Accel, want string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, kvmPatience)
 	defer cancel()
 	out := filepath.Join(dir, FileConsole)
@@ -68,7 +70,7 @@ func bootUntil(ctx context.Context, binary, dir, want string, args ...string) er
 	if err != nil {
 		return err
 	}
-	q, err := startBare(ctx, path, dir, append([]string{"-machine", "pc,accel=kvm", "-cpu", "host", "-m", "128M",
+	q, err := startBare(ctx, path, dir, append([]string{"-machine", "pc,accel=" + accel.String(), "-cpu", defaultCPU(accel), "-m", "128M",
 		"-chardev", "file,id=console,path=" + out, "-serial", "chardev:console"}, args...)...)
 	if err != nil {
 		return err
@@ -89,7 +91,7 @@ func bootUntil(ctx context.Context, binary, dir, want string, args ...string) er
 		case <-q.proc.died:
 			return fmt.Errorf("%w: %s", ErrVMDied, logTail(q.log))
 		case <-ctx.Done():
-			return fmt.Errorf("its guest said nothing within %v: use accel: tcg", kvmPatience)
+			return fmt.Errorf("the guest said nothing within %v: use accel: tcg", kvmPatience)
 		}
 	}
 }

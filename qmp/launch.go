@@ -45,17 +45,11 @@ func (c *VMConfig) complete() error {
 	if c.StartTimeout == 0 {
 		c.StartTimeout = defaultStartTimeout
 	}
-	switch c.Accel {
-	case KVM:
-		if c.CPU == "" {
-			c.CPU = "host"
-		}
-	case TCG:
-		if c.CPU == "" {
-			c.CPU = "qemu64"
-		}
-	default:
+	if c.Accel != KVM && c.Accel != TCG {
 		bad("accelerator: want KVM or TCG")
+	}
+	if c.CPU == "" {
+		c.CPU = defaultCPU(c.Accel)
 	}
 	if c.Memory < 1<<20 || c.Memory%(1<<20) != 0 {
 		bad("memory %d bytes: want a multiple of 1 MiB", c.Memory)
@@ -93,6 +87,13 @@ func (c *VMConfig) complete() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func defaultCPU(a Accel) string {
+	if a == KVM {
+		return "host"
+	}
+	return "qemu64"
 }
 
 // args is QEMU's command line. It must not differ between the two sides in anything that is part of
