@@ -58,10 +58,13 @@ type journal struct {
 // several network namespaces, which may share a file system.
 func journalBase(ns uint64, tap string) string { return fmt.Sprintf("%d-%s", ns, tap) }
 
+// threadNS is the calling thread's network namespace.
+const threadNS = "/proc/thread-self/ns/net"
+
 // namespaceID identifies the calling thread's network namespace.
 func namespaceID() (uint64, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+	if err := unix.Stat(threadNS, &st); err != nil {
 		return 0, fmt.Errorf("identify the network namespace: %w", err)
 	}
 	return st.Ino, nil

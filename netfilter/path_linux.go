@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"colod/internal/osthread"
 )
 
 // Config describes the path of one guest. All devices are those of the network namespace of the thread that calls Open.
@@ -78,6 +81,7 @@ func (c Config) Check() error {
 // Path is the way between a guest's tap and the bridge. Its methods may be called by many goroutines, on any thread.
 type Path struct {
 	cfg Config
+	ns  *os.File // the network namespace of the devices
 
 	mu     sync.Mutex
 	rules  *rules
@@ -126,7 +130,11 @@ func newPath(c Config) (*Path, error) {
 		return nil, &Error{Op: "open path of", Device: c.Tap, Err: err}
 	}
 	p := &Path{cfg: c}
+	if p.ns, err = os.Open(threadNS); err != nil {
+		return nil, &Error{Op: "open path of", Device: c.Tap, Err: err}
+	}
 	if p.record, err = openJournal(c.Dir, journalBase(ns, c.Tap)); err != nil {
+		p.ns.Close()
 		return nil, &Error{Op: "open path of", Device: c.Tap, Err: err}
 	}
 	if p.rules, err = openRules(); err == nil {
@@ -149,6 +157,24 @@ func (p *Path) release() {
 		p.links.close()
 	}
 	p.record.close()
+	p.ns.Close()
+}
+
+// inside runs f on a thread that is in the path's network namespace: /proc/sys/net shows that of the thread.
+func (p *Path) inside(f func() error) error {
+	here, err := os.Stat(threadNS)
+	if err != nil {
+		return err
+	}
+	if there, err := p.ns.Stat(); err == nil && os.SameFile(here, there) {
+		return f()
+	}
+	return osthread.Throwaway(func() error {
+		if err := unix.Setns(int(p.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter the network namespace of %s: %w", p.cfg.Tap, err)
+		}
+		return f()
+	})
 }
 
 // build looks at what is there, refuses what must not be touched, and makes the rest.
@@ -572,7 +598,7 @@ func (p *Path) undoStep(s step) error {
 		_, err := p.links.delete(s.Link, p.record.head.Owner)
 		return err
 	case undoRestore:
-		return p.links.restore(s.Link, s.Index, s.Was)
+		return p.inside(func() error { return p.links.restore(s.Link, s.Index, s.Was) })
 	case undoClsact:
 		link, err := p.links.find(s.Link)
 		if link == nil || err != nil || link.Attrs().Index != s.Index {

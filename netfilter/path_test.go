@@ -1,12 +1,27 @@
 package netfilter_test
 
 import (
+	"context"
+	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"colod/internal/netnstest"
 	"colod/netfilter"
+	"colod/proxy/afpacket"
 )
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
@@ -73,19 +88,586 @@ func setMode(t testing.TB, p *netfilter.Path, m netfilter.Mode) {
 	}
 }
 
-func TestSmoke(t *testing.T) {
+// exchange sends size random bytes each way over a TCP connection from one namespace to a server in another.
+func exchange(t testing.TB, from, to *netnstest.NS, addr string, size int64) {
+	t.Helper()
+	l := to.Listen(net.JoinHostPort(addr, "0"))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := from.Dial(ctx, "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	srv, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	sums := make(chan string, 4)
+	for i, c := range []net.Conn{c, srv} {
+		c.SetDeadline(time.Now().Add(2 * patience))
+		go func() {
+			h := sha256.New()
+			_, err := io.CopyN(io.MultiWriter(c, h), rand.NewChaCha8([32]byte{byte(i)}), size)
+			sums <- fmt.Sprintf("%x %v", h.Sum(nil), err)
+		}()
+		go func() {
+			h := sha256.New()
+			_, err := io.CopyN(h, c, size)
+			sums <- fmt.Sprintf("%x %v", h.Sum(nil), err)
+		}()
+	}
+	count := map[string]int{}
+	for range 4 {
+		count[<-sums]++
+	}
+	for sum, n := range count {
+		if n != 2 || !strings.HasSuffix(sum, " <nil>") {
+			t.Fatalf("what was sent and received: %v", count)
+		}
+	}
+}
+
+// TestPassCarriesRealTCP sends TCP with offloads through the kernel's path, both families and both ways of opening.
+func TestPassCarriesRealTCP(t *testing.T) {
 	s := newSite(t)
 	p := s.open(t)
-	vm := s.vm(t)
-	_ = vm
-	t.Log(p.Mode())
+	s.vm(t)
 	setMode(t, p, netfilter.Pass)
-	out, err := s.client.Run("ping", "-c", "2", "192.0.2.2")
-	t.Log(out, err)
-	t.Log(s.host.Dump())
-	o, err := s.host.Run("tc", "filter", "show", "dev", "vm0", "ingress")
-	t.Log(o, err)
-	setMode(t, p, netfilter.Steal)
-	setMode(t, p, netfilter.Mute)
+	for _, a := range []string{"192.0.2.2", "2001:db8::2"} {
+		exchange(t, s.client, s.guest, a, 4<<20)
+	}
+	for _, a := range []string{"192.0.2.1", "2001:db8::1"} {
+		exchange(t, s.guest, s.client, a, 4<<20)
+	}
+}
+
+// forward releases what the guest sends, as the proxy does, until the test ends. both carries the other direction too.
+func forward(t testing.TB, s *site, p *netfilter.Path, both bool) (big func() int) {
+	t.Helper()
+	type leg struct {
+		rx *afpacket.RX
+		tx *afpacket.TX
+	}
+	pairs := [][2]string{{p.Tap(), p.Uplink()}, {p.Uplink(), p.Tap()}}
+	if !both {
+		pairs = pairs[:1]
+	}
+	var mu sync.Mutex
+	count := 0
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, d := range pairs {
+		var l leg
+		s.host.Must(func() (err error) {
+			if l.rx, err = afpacket.OpenRX(d[0], afpacket.Options{IgnoreOutgoing: true}); err == nil {
+				l.tx, err = afpacket.OpenTX(d[1])
+			}
+			return err
+		})
+		wg.Go(func() {
+			bufs, meta, msgs := make([][]byte, 64), make([]afpacket.Meta, 64), make([]afpacket.Msg, 64)
+			for i := range bufs {
+				bufs[i] = make([]byte, afpacket.BufSize)
+			}
+			for {
+				select {
+				case <-stop:
+					l.rx.Close()
+					l.tx.Close()
+					return
+				default:
+				}
+				n, err := l.rx.Recv(bufs, meta)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n == 0 {
+					unix.Poll([]unix.PollFd{{Fd: int32(l.rx.FD()), Events: unix.POLLIN}}, 20)
+					continue
+				}
+				for i := range n {
+					msgs[i].A = bufs[i][:meta[i].Len]
+					if meta[i].Len > 2048 {
+						mu.Lock()
+						count++
+						mu.Unlock()
+					}
+				}
+				for off := 0; off < n; {
+					k, err := l.tx.Send(msgs[off:n])
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					off += k
+				}
+			}
+		})
+	}
+	t.Cleanup(func() { close(stop); wg.Wait() })
+	return func() int { mu.Lock(); defer mu.Unlock(); return count }
+}
+
+// TestStolenTrafficReleased is the proxy's way with real TCP: whole segments, both families, tagged and plain guests.
+func TestStolenTrafficReleased(t *testing.T) {
+	const q, ad = unix.ETH_P_8021Q << 16, unix.ETH_P_8021AD << 16
+	for _, c := range []struct {
+		name string
+		tags []uint32
+		mode netfilter.Mode
+	}{
+		{"Steal", nil, netfilter.Steal},
+		{"StealBoth", nil, netfilter.StealBoth},
+		{"Steal 802.1Q", []uint32{q | 5}, netfilter.Steal},
+		{"StealBoth QinQ", []uint32{ad | 5, q | 9}, netfilter.StealBoth},
+		{"Pass QinQ", []uint32{ad | 5, q | 9}, netfilter.Pass},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			p := s.open(t)
+			// The client tags too, so it is a stand-in on a port of the bridge.
+			far := netnstest.New(t, "far")
+			netnstest.NewVM(s.host, far, netnstest.VMConfig{Tap: "port1", MAC: "52:54:00:00:00:01",
+				Addrs: []string{"192.0.2.3/24", "2001:db8::3/64"}, Tags: c.tags})
+			s.host.Quiet("port1")
+			s.host.Up("port1")
+			if err := s.host.Netlink().LinkSetMaster(s.host.Device("port1"), s.host.Device("br0")); err != nil {
+				t.Fatal(err)
+			}
+			netnstest.NewVM(s.host, s.guest, netnstest.VMConfig{Tap: "vm0", MAC: guestMAC,
+				Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"}, Tags: c.tags})
+			big := func() int { return 1 }
+			if c.mode != netfilter.Pass {
+				big = forward(t, s, p, c.mode == netfilter.StealBoth)
+			}
+			setMode(t, p, c.mode)
+			for _, a := range []string{"192.0.2.2", "2001:db8::2"} {
+				exchange(t, far, s.guest, a, 4<<20)
+			}
+			if big() == 0 {
+				t.Error("no frame over 2 KiB was carried: segments do not stay whole")
+			}
+		})
+	}
+}
+
+// snapshot is what a host looks like, for before and after.
+func snapshot(t testing.TB, s *site) string {
+	t.Helper()
+	var b strings.Builder
+	links, err := s.host.Netlink().LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		ipv6 := ""
+		s.host.Must(func() error {
+			text, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + a.Name + "/disable_ipv6")
+			ipv6 = strings.TrimSpace(string(text))
+			return err
+		})
+		fmt.Fprintf(&b, "%d %s %s mtu %d qlen %d master %d up %v alias %q ipv6 off %s\n", a.Index, a.Name, l.Type(), a.MTU, a.TxQLen, a.MasterIndex, a.Flags&net.FlagUp != 0, a.Alias, ipv6)
+		qdiscs, err := s.host.Netlink().QdiscList(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range qdiscs {
+			if q.Type() == "clsact" {
+				fmt.Fprintf(&b, "  clsact\n")
+			}
+		}
+	}
+	files, err := os.ReadDir(s.config.Dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		fmt.Fprintf(&b, "file %s\n", f.Name())
+	}
+	return b.String()
+}
+
+func TestNewPath(t *testing.T) {
+	s := newSite(t)
+	s.host.MTU("port0", 1400)
+	s.host.MTU("br0", 1400)
+	before := snapshot(t, s)
+	p := s.open(t)
+	if p.Mode() != netfilter.Mute {
+		t.Errorf("a new path is in mode %v, want mute", p.Mode())
+	}
+	for _, name := range []string{"vm0", "vm0up", "vm0upbr"} {
+		l := s.host.Device(name)
+		a := l.Attrs()
+		if a.MTU != 1400 || a.Alias != "colod:guest1" || a.Flags&net.FlagUp == 0 {
+			t.Errorf("%s: MTU %d, alias %q, flags %v", name, a.MTU, a.Alias, a.Flags)
+		}
+		addrs, err := s.host.Netlink().AddrList(l, netlink.FAMILY_ALL)
+		if err != nil || len(addrs) != 0 {
+			t.Errorf("%s has addresses %v, %v", name, addrs, err)
+		}
+		s.host.Must(func() error {
+			text, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6")
+			if string(text) != "1\n" {
+				t.Errorf("%s: disable_ipv6 is %q", name, text)
+			}
+			return err
+		})
+	}
+	tap := s.host.Device("vm0").(*netlink.Tuntap)
+	if tap.TxQLen != netfilter.TxQueueLen || tap.NonPersist || tap.Flags&netlink.TUNTAP_VNET_HDR == 0 || tap.Flags&netlink.TUNTAP_MULTI_QUEUE != 0 {
+		t.Errorf("tap: %+v", tap)
+	}
+	if mtu := s.host.Device("br0").Attrs().MTU; mtu != 1400 {
+		t.Errorf("the bridge's MTU became %d", mtu)
+	}
+	if err := p.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if after := snapshot(t, s); after != before {
+		t.Errorf("the path left a trace. Before:\n%sAfter:\n%s", before, after)
+	}
+	if err := p.SetMode(netfilter.Pass); err == nil {
+		t.Error("a removed path takes a mode")
+	}
+	if err := errors.Join(p.Remove(), p.Detach()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestExistingTap takes over a tap that an operator made, and gives it back as it was.
+func TestExistingTap(t *testing.T) {
+	s := newSite(t)
+	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "vm0"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI}
+	s.host.Must(func() error { return s.host.Netlink().LinkAdd(tap) })
+	nl := s.host.Netlink()
+	if err := errors.Join(nl.LinkSetMTU(tap, 1450), nl.LinkSetTxQLen(tap, 777), nl.LinkSetAlias(tap, "tap of guest1")); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshot(t, s)
+	p := s.open(t)
+	s.vm(t)
 	setMode(t, p, netfilter.Pass)
+	exchange(t, s.client, s.guest, "192.0.2.2", 1<<20)
+	if a := s.host.Device("vm0").Attrs(); a.Alias != "colod:guest1:adopted" || a.TxQLen != netfilter.TxQueueLen || a.MTU != 1500 {
+		t.Errorf("adopted tap: %+v", a)
+	}
+	// A new process takes it over once more; what stood there before our time is not forgotten.
+	if err := p.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	p = s.open(t)
+	if p.Mode() != netfilter.Pass {
+		t.Errorf("mode is %v", p.Mode())
+	}
+	if err := p.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if after := snapshot(t, s); after != before {
+		t.Errorf("the tap is not what it was. Before:\n%sAfter:\n%s", before, after)
+	}
+}
+
+// refused opens a path that must be refused with a sentence, and with nothing changed.
+func refused(t *testing.T, s *site, want error, words ...string) {
+	t.Helper()
+	before := snapshot(t, s)
+	s.host.Must(func() error {
+		p, err := netfilter.Open(s.config)
+		if err == nil {
+			t.Error("the path was opened")
+			return p.Remove()
+		}
+		if want != nil && !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+		for _, w := range words {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("the error does not say %q: %v", w, err)
+			}
+		}
+		t.Log(err)
+		return nil
+	})
+	if after := snapshot(t, s); after != before {
+		t.Errorf("a refused path changed something. Before:\n%sAfter:\n%s", before, after)
+	}
+}
+
+func (s *site) addTap(t testing.TB) netlink.Link {
+	t.Helper()
+	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "vm0"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI}
+	s.host.Must(func() error { return s.host.Netlink().LinkAdd(tap) })
+	return s.host.Device("vm0")
+}
+
+func (s *site) ip(t testing.TB, name string, args ...string) {
+	t.Helper()
+	if out, err := s.host.Run(name, args...); err != nil {
+		t.Fatal(out, err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		setup func(*testing.T, *site)
+		want  error
+		words []string
+	}{
+		{"no bridge", func(t *testing.T, s *site) { s.config.Bridge = "br9" }, netfilter.ErrMissing, []string{"br9", "network.bridge"}},
+		{"bridge is none", func(t *testing.T, s *site) { s.config.Bridge = "port0" }, nil, []string{"port0", "veth", "not a bridge"}},
+		{"tap is busy", func(t *testing.T, s *site) {
+			s.addTap(t)
+			s.host.Must(func() error {
+				f, err := afpacket.OpenTap("vm0", 0)
+				t.Cleanup(func() { f.Close() })
+				return err
+			})
+		}, netfilter.ErrBusy, []string{"vm0", fmt.Sprintf("process %d (netfilter.test)", os.Getpid()), "network.tap"}},
+		{"tap is no tap", func(t *testing.T, s *site) { s.ip(t, "ip", "link", "add", "vm0", "type", "veth") }, netfilter.ErrForeign, []string{"vm0", "veth"}},
+		{"tap is of another owner", func(t *testing.T, s *site) {
+			l := s.addTap(t)
+			s.host.Must(func() error { return s.host.Netlink().LinkSetAlias(l, "colod:guest7") })
+		}, netfilter.ErrForeign, []string{"vm0", "colod:guest7"}},
+		{"tap is a port", func(t *testing.T, s *site) {
+			s.addTap(t)
+			s.ip(t, "ip", "link", "set", "vm0", "master", "br0")
+		}, nil, []string{"vm0", "port of br0", "nomaster"}},
+		{"tap has an address", func(t *testing.T, s *site) {
+			s.addTap(t)
+			s.host.Addr("vm0", "198.51.100.1/24")
+		}, nil, []string{"vm0", "198.51.100.1/24"}},
+		{"tap has queues", func(t *testing.T, s *site) {
+			s.ip(t, "ip", "tuntap", "add", "vm0", "mode", "tap", "multi_queue")
+		}, nil, []string{"vm0", "several queues"}},
+		{"foreign filter on ingress", func(t *testing.T, s *site) {
+			s.addTap(t)
+			s.ip(t, "tc", "qdisc", "add", "dev", "vm0", "clsact")
+			s.ip(t, "tc", "filter", "add", "dev", "vm0", "ingress", "prio", "1", "bpf", "da", "bytecode", "1,6 0 0 0")
+		}, netfilter.ErrForeign, []string{"vm0", "filter bpf with priority 1 on ingress", "tc filter del dev vm0"}},
+		{"foreign filter on egress", func(t *testing.T, s *site) {
+			s.addTap(t)
+			s.ip(t, "tc", "qdisc", "add", "dev", "vm0", "clsact")
+			s.ip(t, "tc", "filter", "add", "dev", "vm0", "egress", "prio", "7", "u32", "match", "u32", "0", "0", "action", "mirred", "egress", "mirror", "dev", "port0")
+		}, netfilter.ErrForeign, []string{"vm0", "filter u32 with priority 7 on egress"}},
+		{"other ingress qdisc", func(t *testing.T, s *site) {
+			s.addTap(t)
+			s.ip(t, "tc", "qdisc", "add", "dev", "vm0", "ingress")
+		}, netfilter.ErrForeign, []string{"vm0", "tc qdisc del dev vm0 ingress"}},
+		{"uplink's name is taken", func(t *testing.T, s *site) { s.ip(t, "ip", "link", "add", "vm0up", "type", "bridge") }, netfilter.ErrForeign, []string{"vm0up", "bridge", "network.uplink"}},
+		{"port's name is taken", func(t *testing.T, s *site) { s.ip(t, "ip", "link", "add", "vm0upbr", "type", "bridge") }, netfilter.ErrForeign, []string{"vm0upbr"}},
+		{"names", func(t *testing.T, s *site) {
+			s.config = netfilter.Config{Tap: "a/b", Uplink: "fourteenletter", Owner: "two words", MTU: 9, Dir: s.config.Dir}
+		}, nil, []string{"no name of the bridge", "a/b", "fourteenletter", "at most 13", "MTU 9", "two words"}},
+		{"same name", func(t *testing.T, s *site) { s.config.Uplink = "vm0" }, nil, []string{"same name"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			c.setup(t, s)
+			refused(t, s, c.want, c.words...)
+		})
+	}
+}
+
+// TestOneProcessAPath checks the lock, and that a journal of somebody else is respected when its process is gone.
+func TestOneProcessAPath(t *testing.T) {
+	s := newSite(t)
+	p := s.open(t)
+	refused(t, s, netfilter.ErrBusy, "vm0", fmt.Sprintf("process %d", os.Getpid()))
+	s.host.Must(func() error {
+		if removed, err := netfilter.Clean(s.config.Dir, "guest1"); !errors.Is(err, netfilter.ErrBusy) || len(removed) != 0 {
+			t.Errorf("clean beside a running process: %v, %v", removed, err)
+		}
+		return nil
+	})
+	if err := p.Verify(); err != nil {
+		t.Error(err)
+	}
+	if err := p.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	s.config.Owner = "guest2"
+	refused(t, s, netfilter.ErrForeign, "vm0", "guest1")
+	s.config.Owner = "guest1"
+	s.config.Uplink = "other"
+	refused(t, s, netfilter.ErrForeign, "vm0", "guest1", "vm0up")
+	s.config.Uplink = "vm0up"
+	p = s.open(t)
+	// The same names in another network namespace are another path, beside it in the same directory.
+	s2 := newSite(t)
+	s2.config.Dir = s.config.Dir
+	p2 := s2.open(t)
+	if err := errors.Join(p2.Verify(), p.Verify(), p2.Remove(), p.Verify()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRestartGoesUnnoticed keeps a connection busy while the path changes hands.
+func TestRestartGoesUnnoticed(t *testing.T) {
+	s := newSite(t)
+	p := s.open(t)
+	s.vm(t)
+	setMode(t, p, netfilter.Pass)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		exchange(t, s.client, s.guest, "192.0.2.2", 64<<20)
+	}()
+	for range 10 {
+		if err := p.Detach(); err != nil {
+			t.Fatal(err)
+		}
+		s.host.Must(func() (err error) { p, err = netfilter.Open(s.config); return err })
+		if p.Mode() != netfilter.Pass {
+			t.Fatalf("mode is %v", p.Mode())
+		}
+	}
+	<-done
+	for _, m := range []netfilter.Mode{netfilter.Steal, netfilter.Mute} {
+		setMode(t, p, m)
+		if err := p.Detach(); err != nil {
+			t.Fatal(err)
+		}
+		s.host.Must(func() (err error) { p, err = netfilter.Open(s.config); return err })
+		if p.Mode() != m {
+			t.Errorf("mode is %v, want %v", p.Mode(), m)
+		}
+	}
+	if err := p.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDevicesGoneAndBack deletes each device under a path that is at work.
+func TestDevicesGoneAndBack(t *testing.T) {
+	for _, c := range []struct {
+		name, device string
+		detected     error
+		again        error // of Open, while it is missing
+	}{
+		{"tap", "vm0", netfilter.ErrGone, nil},
+		{"uplink", "vm0up", nil, nil},
+		{"port", "vm0upbr", nil, nil},
+		{"bridge", "br0", netfilter.ErrMissing, netfilter.ErrMissing},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			p := s.open(t)
+			setMode(t, p, netfilter.Pass)
+			s.host.Delete(c.device)
+			err := p.Verify()
+			if err == nil || c.detected != nil && !errors.Is(err, c.detected) {
+				t.Errorf("verify: %v", err)
+			}
+			t.Log(err)
+			if c.device == "vm0" {
+				if err := p.SetMode(netfilter.Steal); !errors.Is(err, netfilter.ErrGone) || p.Mode() != 0 {
+					t.Errorf("set mode: %v, mode %v", err, p.Mode())
+				}
+			}
+			if err := p.Detach(); err != nil {
+				t.Fatal(err)
+			}
+			if c.again != nil {
+				s.host.Must(func() error {
+					if _, err := netfilter.Open(s.config); !errors.Is(err, c.again) {
+						t.Errorf("open without %s: %v", c.device, err)
+					}
+					return nil
+				})
+				s.host.Bridge("br0", "port0")
+			}
+			p = s.open(t)
+			s.vm(t)
+			setMode(t, p, netfilter.Pass)
+			exchange(t, s.client, s.guest, "192.0.2.2", 1<<20)
+		})
+	}
+}
+
+// TestRedirectToDeletedDeviceDrops checks what the package comment says of it.
+func TestRedirectToDeletedDeviceDrops(t *testing.T) {
+	s := newSite(t)
+	p := s.open(t)
+	setMode(t, p, netfilter.Pass)
+	s.vm(t)
+	s.host.Delete("vm0up")
+	if err := p.SetMode(netfilter.Steal); err != nil { // the tap is there: its hook closes
+		t.Fatal(err)
+	}
+	if err := p.Verify(); !errors.Is(err, netfilter.ErrMissing) && err == nil {
+		t.Error("the path is said to be whole")
+	}
+}
+
+// TestForeignFilterLater checks that somebody's later filter is noticed and left.
+func TestForeignFilterLater(t *testing.T) {
+	s := newSite(t)
+	p := s.open(t)
+	s.ip(t, "tc", "filter", "add", "dev", "vm0", "ingress", "prio", "9", "bpf", "da", "bytecode", "1,6 0 0 0")
+	if err := p.Verify(); !errors.Is(err, netfilter.ErrForeign) {
+		t.Errorf("verify: %v", err)
+	}
+	for _, m := range []netfilter.Mode{netfilter.Pass, netfilter.Steal} {
+		if err := p.SetMode(m); err != nil {
+			t.Error(err)
+		}
+	}
+	out, err := s.host.Run("tc", "filter", "show", "dev", "vm0", "ingress")
+	if err != nil || !strings.Contains(out, "pref 9 bpf") {
+		t.Errorf("the filter is gone: %s %v", out, err)
+	}
+	if err := p.SetMode(99); err == nil || p.Mode() != netfilter.Steal {
+		t.Errorf("mode 99: %v, mode is %v", err, p.Mode())
+	}
+}
+
+func TestModeNames(t *testing.T) {
+	var got []string
+	for m := range netfilter.Mode(6) {
+		got = append(got, m.String())
+	}
+	if want := []string{"mode 0", "pass", "steal", "steal-both", "mute", "mode 5"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestManyCallers uses one path from many goroutines, for the race detector.
+func TestManyCallers(t *testing.T) {
+	s := newSite(t)
+	p := s.open(t)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for k := range 25 {
+				if err := p.SetMode(netfilter.Mode((i+k)%4 + 1)); err != nil {
+					t.Error(err)
+				}
+				if m := p.Mode(); m < netfilter.Pass || m > netfilter.Mute {
+					t.Errorf("mode %v", m)
+				}
+				if err := p.Verify(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func BenchmarkSetMode(b *testing.B) {
+	s := newSite(b)
+	p := s.open(b)
+	for b.Loop() {
+		for _, m := range []netfilter.Mode{netfilter.Pass, netfilter.Steal} {
+			if err := p.SetMode(m); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
 }

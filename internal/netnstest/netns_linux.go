@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +23,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"colod/internal/osthread"
 )
 
 const (
@@ -58,14 +59,7 @@ func New(t testing.TB, name string) *NS {
 		}
 	})
 	n := &NS{t: t, name: fmt.Sprintf("%s%d-%d-%s", prefix, os.Getpid(), sequence.Add(1), name)}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread has changed its namespace and is thrown away
-		h, err := netns.NewNamed(n.name)
-		n.handle = h
-		done <- err
-	}()
-	if err := <-done; err != nil {
+	if err := osthread.Throwaway(func() (err error) { n.handle, err = netns.NewNamed(n.name); return err }); err != nil {
 		t.Fatalf("netnstest: make namespace %s: %v (run the test as root)", n.name, err)
 	}
 	t.Cleanup(n.remove)
@@ -96,30 +90,13 @@ func (n *NS) Netlink() *netlink.Handle { return n.nl }
 // Sockets and files that f opens stay in the namespace. Goroutines that f starts do not run there. f may end the test
 // as the test's goroutine may.
 func (n *NS) Do(f func() error) error {
-	var err error
-	finished := false
-	var panicked any
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() {
-			if !finished {
-				panicked = recover()
-			}
-		}()
-		runtime.LockOSThread()
-		if e := netns.Set(n.handle); e != nil {
-			err = fmt.Errorf("enter namespace %s: %w", n.name, e)
-		} else {
-			err = f()
+	err := osthread.Throwaway(func() error {
+		if err := netns.Set(n.handle); err != nil {
+			return fmt.Errorf("enter namespace %s: %w", n.name, err)
 		}
-		finished = true
-	}()
-	<-done
-	if panicked != nil {
-		panic(panicked)
-	}
-	if !finished {
+		return f()
+	})
+	if errors.Is(err, osthread.ErrEnded) {
 		n.t.FailNow()
 	}
 	return err
