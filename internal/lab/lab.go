@@ -34,7 +34,7 @@ const DefaultName = "lab"
 
 // Options say what lab to make. The zero value of each field means its default.
 type Options struct {
-	Name     string // letters, digits and -, at most 24; DefaultName
+	Name     string // letters, digits and -, at most 15; DefaultName
 	Mode     string // mode of protection; "lockstep"
 	Native   bool   // one unprotected guest instead of a pair
 	Bare     bool   // the hosts only, without guest and daemons
@@ -85,14 +85,16 @@ type state struct {
 	Ready    bool     `json:"ready"`
 }
 
-var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?$`)
+// validName bounds names so that the paths of the sockets inside a lab stay
+// below the length that unix(7) allows.
+var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?$`)
 
 func newLab(name string, progress func(string)) (*Lab, error) {
 	if name == "" {
 		name = DefaultName
 	}
 	if !validName.MatchString(name) {
-		return nil, fmt.Errorf("lab name %q: want at most 24 lower-case letters, digits and hyphens", name)
+		return nil, fmt.Errorf("lab name %q: want at most 15 lower-case letters, digits and hyphens", name)
 	}
 	if progress == nil {
 		progress = func(string) {}

@@ -94,7 +94,7 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 	return os.WriteFile(l.configFile(node), []byte(text.String()), 0o644)
 }
 
-func (l *Lab) runDir(node string) string     { return filepath.Join(l.nodeDir(node), "run") }
+func (l *Lab) runDir(node string) string     { return filepath.Join(l.nodeDir(node), "r") }
 func (l *Lab) configFile(node string) string { return filepath.Join(l.nodeDir(node), "colod.yaml") }
 
 // Socket is the path of the control socket of a node's daemon.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +79,7 @@ var used []string
 
 // labName returns a name that no other run uses.
 func labName(what string) string {
-	name := fmt.Sprintf("e2e-%d-%s", os.Getpid(), what)
+	name := fmt.Sprintf("t%s-%s", strconv.FormatInt(int64(os.Getpid()), 36), what)
 	used = append(used, name)
 	return name
 }

@@ -174,7 +174,7 @@ func TestDownAfterKilledUp(t *testing.T) {
 
 // TestInterruptedUp ends the same with Ctrl-C: it clears up by itself.
 func TestInterruptedUp(t *testing.T) {
-	name := labName("interrupted")
+	name := labName("intr")
 	cmd := exec.Command(program, "lab", "up", "--native", "--name", name)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
