@@ -24,12 +24,12 @@ func Clean(dir, owner string) ([]string, error) {
 	var removed []string
 	var errs []error
 	prefix := journalBase(ns, "")
-	files, err := filepath.Glob(filepath.Join(dir, prefix+"*.journal"))
+	files, err := filepath.Glob(filepath.Join(dir, prefix+"*.lock"))
 	if err != nil {
 		return nil, &Error{Op: "clean paths of", Device: owner, Err: err}
 	}
 	for _, f := range files {
-		tap := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(f), prefix), ".journal")
+		tap := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(f), prefix), ".lock")
 		did, err := cleanPath(dir, tap, owner)
 		if did {
 			removed = append(removed, "path of tap "+tap)
@@ -50,12 +50,14 @@ func cleanPath(dir, tap, owner string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if p.record.head.Owner != owner {
+	// A process that was killed before it could write its name has changed nothing: its lock is nobody's.
+	began := p.record.head != header{}
+	if began && p.record.head.Owner != owner {
 		p.release()
 		return false, nil
 	}
 	err = p.undo()
-	return err == nil, err
+	return began && err == nil, err
 }
 
 // sweep removes devices that are marked as the owner's.

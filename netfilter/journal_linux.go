@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -107,7 +108,8 @@ func openJournal(dir, base string) (*journal, error) {
 	}
 }
 
-// read reads the journal. A last line without an end was being written when its process died: its change was not made.
+// read reads the journal. A last line without an end was being written when its process died: its change was not made,
+// and the line is cut off.
 func (j *journal) read() error {
 	text, err := os.ReadFile(j.path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -115,6 +117,12 @@ func (j *journal) read() error {
 	}
 	if err != nil {
 		return err
+	}
+	if whole := bytes.LastIndexByte(text, '\n') + 1; whole < len(text) {
+		if err := os.Truncate(j.path, int64(whole)); err != nil {
+			return err
+		}
+		text = text[:whole]
 	}
 	lines := strings.Split(string(text), "\n")
 	for i, line := range lines[:len(lines)-1] {

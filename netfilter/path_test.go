@@ -24,8 +24,6 @@ import (
 	"colod/proxy/afpacket"
 )
 
-func TestMain(m *testing.M) { netnstest.Main(m) }
-
 // patience bounds every wait for something that must happen.
 const patience = 30 * time.Second
 
