@@ -257,7 +257,7 @@ func statusCommand(name *string) *cobra.Command {
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), st)
 			}
-			st.print(cmd.OutOrStdout())
+			printStatus(cmd.OutOrStdout(), st)
 			return nil
 		},
 	}

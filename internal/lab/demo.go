@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"colod/coordinator"
 	"colod/internal/lab/client"
 	"colod/internal/lab/image"
 )
@@ -43,23 +44,23 @@ func (l *Lab) Client(ctx context.Context, loads []client.Load) (*client.Session,
 
 // Summary is the demo's result.
 type Summary struct {
-	OK          bool            `json:"ok"`
-	Survived    int             `json:"connections_survived"`
-	Connections int             `json:"connections"`
-	Bytes       int64           `json:"bytes_checked"`
-	Lost        int64           `json:"bytes_lost"`
-	Repeated    int64           `json:"bytes_repeated"`
-	Corrupt     int64           `json:"bytes_corrupt"`
-	PauseMS     float64         `json:"longest_pause_ms"`
-	TakeoverMS  float64         `json:"takeover_ms"` // from the kill to the other node speaking
-	Checkpoints Checkpoints     `json:"checkpoints"`
-	Divergences Divergences     `json:"divergences"`
-	Speaker     string          `json:"speaker"`
-	Protected   bool            `json:"protected_again"`
-	Accel       string          `json:"accel"`
-	Clients     []client.Report `json:"clients"`
-	Seconds     float64         `json:"seconds"`
-	Error       string          `json:"error,omitempty"`
+	OK          bool                    `json:"ok"`
+	Survived    int                     `json:"connections_survived"`
+	Connections int                     `json:"connections"`
+	Bytes       int64                   `json:"bytes_checked"`
+	Lost        int64                   `json:"bytes_lost"`
+	Repeated    int64                   `json:"bytes_repeated"`
+	Corrupt     int64                   `json:"bytes_corrupt"`
+	PauseMS     float64                 `json:"longest_pause_ms"`
+	TakeoverMS  float64                 `json:"takeover_ms"` // from the kill to the other node speaking
+	Checkpoints coordinator.Checkpoints `json:"checkpoints"`
+	Divergences coordinator.Divergences `json:"divergences"`
+	Speaker     string                  `json:"speaker"`
+	Protected   bool                    `json:"protected_again"`
+	Accel       string                  `json:"accel"`
+	Clients     []client.Report         `json:"clients"`
+	Seconds     float64                 `json:"seconds"`
+	Error       string                  `json:"error,omitempty"`
 }
 
 // demo is one run of the demonstration.

@@ -12,49 +12,12 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"colod/coordinator"
 )
 
-// Status is the state of the lab's pair, as the node that speaks tells it.
-type Status struct {
-	Pair        string      `json:"pair"`
-	Node        string      `json:"node"` // the node that answered
-	State       string      `json:"state"`
-	Role        string      `json:"role"`
-	Speaker     string      `json:"speaker"`
-	Generation  uint64      `json:"generation"`
-	Mode        string      `json:"mode"`
-	Peer        any         `json:"peer,omitempty"`
-	Checkpoints Checkpoints `json:"checkpoints"`
-	Divergences Divergences `json:"divergences"`
-	Released    struct {
-		Frames uint64 `json:"frames"`
-		Bytes  uint64 `json:"bytes"`
-	} `json:"released"`
-	HoldUS Quantiles `json:"hold_us"`
-	Reason string    `json:"reason"`
-	Since  string    `json:"since,omitempty"`
-}
-
-// Checkpoints counts checkpoints since the pair was protected.
-type Checkpoints struct {
-	Count   uint64            `json:"count"`
-	Reasons map[string]uint64 `json:"reasons"`
-	PauseMS Quantiles         `json:"pause_ms"`
-	Bytes   uint64            `json:"bytes"`
-}
-
-// Divergences counts the differences between the two guests' output.
-type Divergences struct {
-	Count    uint64            `json:"count"`
-	ByReason map[string]uint64 `json:"by_reason"`
-}
-
-// Quantiles of a measured quantity.
-type Quantiles struct {
-	P50 float64 `json:"p50"`
-	P99 float64 `json:"p99"`
-	Max float64 `json:"max,omitempty"`
-}
+// Status is the state of the lab's pair, as one node's daemon tells it.
+type Status = coordinator.PairStatus
 
 // nodeStatus asks one node's daemon.
 func (l *Lab) nodeStatus(ctx context.Context, node string) (*Status, error) {
@@ -82,9 +45,7 @@ func (l *Lab) nodeStatus(ctx context.Context, node string) (*Status, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("ask node %s: %s: %s", node, resp.Status, strings.TrimSpace(string(body)))
 	}
-	var answer struct {
-		Pairs []Status `json:"pairs"`
-	}
+	var answer coordinator.NodeStatus
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return nil, fmt.Errorf("ask node %s: %w", node, err)
 	}
@@ -141,8 +102,8 @@ func (l *Lab) Checkpoint(ctx context.Context) error {
 	return nil
 }
 
-// print shows the status to a person.
-func (s *Status) print(w io.Writer) {
+// printStatus shows the status to a person.
+func printStatus(w io.Writer, s *Status) {
 	fmt.Fprintf(w, "%s, speaker %s, generation %d: %s\n", s.State, s.Speaker, s.Generation, s.Reason)
 	fmt.Fprintf(w, "checkpoints  %d (%s), pause p50 %.1f ms, p99 %.1f ms, max %.1f ms, %d bytes\n", s.Checkpoints.Count,
 		counts(s.Checkpoints.Reasons), s.Checkpoints.PauseMS.P50, s.Checkpoints.PauseMS.P99, s.Checkpoints.PauseMS.Max, s.Checkpoints.Bytes)

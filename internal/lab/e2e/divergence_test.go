@@ -49,6 +49,17 @@ func TestRandomDiverges(t *testing.T) {
 	payload := after.Divergences.ByReason["payload"] - before.Divergences.ByReason["payload"]
 	t.Logf("%d answers: %d payload divergences, checkpoints %v -> %v, pause p50 %.1f ms", 2*n, payload,
 		before.Checkpoints.Reasons, after.Checkpoints.Reasons, after.Checkpoints.PauseMS.P50)
+	last := after.Divergences.Last
+	switch {
+	case last == nil:
+		t.Error("the status tells of no last divergence")
+	case last.Reason == "payload" && !last.Exact:
+		t.Errorf("the position is not exact: %+v", last)
+	case last.Reason == "payload" && (len(last.Primary) < 2 || len(last.Secondary) < 2 || last.Primary[:2] == last.Secondary[:2]):
+		t.Errorf("the bytes at the position do not differ: %+v", last)
+	default:
+		t.Logf("last divergence: %+v", *last)
+	}
 	// One checkpoint can heal an answer on each of the two connections.
 	if payload < uint64(n) {
 		t.Errorf("%d payload divergences for %d answers that cannot agree", payload, 2*n)
