@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"colod/coordinator/config"
+	"colod/internal/lab"
 )
 
 // Exit codes, part of the interface.
@@ -50,6 +52,11 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	c := &cli{out: out, err: errOut}
 	root := c.rootCommand()
 	root.SetArgs(args)
+	own := args // up to the command that "lab exec" is to run
+	if i := slices.Index(args, "--"); i >= 0 {
+		own = args[:i]
+	}
+	c.json = slices.Contains(own, "--json") // known also when the command line cannot be read
 	root.SetOut(out)
 	root.SetErr(errOut)
 	err := root.ExecuteContext(ctx)
@@ -119,7 +126,11 @@ does not answer.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
-	root.AddCommand(c.configCommand(), c.certCommand(), c.versionCommand())
+	root.AddCommand(
+		c.runCommand(), c.statusCommand(), c.eventsCommand(), c.protectCommand(), c.checkpointCommand(), c.failoverCommand(),
+		c.stopCommand(), c.startCommand(), c.configCommand(), c.certCommand(), c.versionCommand(),
+		lab.Command(),
+	)
 	return root
 }
 

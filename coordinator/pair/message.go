@@ -34,12 +34,12 @@ type (
 		Reason     string `json:"reason,omitempty"`
 	}
 	// Prepare asks a standby for a secondary. Guest is a fingerprint of what
-	// the guest sees; Token opens an unencrypted state connection.
+	// the guest sees; Secret is the session's, made by the speaker's driver.
 	Prepare struct {
 		Session    string `json:"session"`
 		Generation uint64 `json:"generation"`
 		Guest      string `json:"guest"`
-		Token      string `json:"token,omitempty"`
+		Secret     string `json:"secret,omitempty"`
 	}
 	// Prepared says that the secondary waits for the state.
 	Prepared struct {
@@ -139,8 +139,8 @@ func (m Status) check() error {
 }
 
 func (m Prepare) check() error {
-	if len(m.Guest) > maxGuest || len(m.Token) > maxToken {
-		return fmt.Errorf("guest or token of %d and %d bytes is too long", len(m.Guest), len(m.Token))
+	if len(m.Guest) > maxGuest || len(m.Secret) > maxToken {
+		return fmt.Errorf("guest or secret of %d and %d bytes is too long", len(m.Guest), len(m.Secret))
 	}
 	if m.Generation == 0 {
 		return errors.New("generation 0")

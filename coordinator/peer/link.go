@@ -84,19 +84,23 @@ func (c *linkConn) end(why error) {
 	})
 }
 
-// NewLink starts the link. Connections of class ctl whose certificate names
-// the peer are given to Accept.
+// NewLink makes a link; nothing happens before Start. Connections of class
+// ctl whose certificate names the peer are given to Accept.
 func NewLink(o LinkOptions) *Link {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Link{o: o, start: time.Now(), ctx: ctx, cancel: cancel}
 	l.live = newLiveness(o.Interval, o.Timeout, 0)
+	return l
+}
+
+// Start begins to send heartbeats and, on the node that has to, to connect.
+func (l *Link) Start() {
 	l.wg.Add(1)
 	go l.watch()
-	if o.Self < o.Peer {
+	if l.o.Self < l.o.Peer {
 		l.wg.Add(1)
 		go l.dialLoop()
 	}
-	return l
 }
 
 // Close ends the link and waits for its goroutines. No callback comes

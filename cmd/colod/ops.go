@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"colod/coordinator"
+	"colod/coordinator/pair"
+)
+
+// defaultSocket is the API socket of a default configuration.
+const defaultSocket = "/run/colod/api.sock"
+
+// socketFlag adds --socket to a command that speaks with the daemon.
+func (c *cli) socketFlag(cmd *cobra.Command) {
+	def := os.Getenv("COLOD_SOCKET")
+	if def == "" {
+		def = defaultSocket
+	}
+	cmd.Flags().StringVar(&c.socket, "socket", def, "the daemon's API socket (environment: COLOD_SOCKET)")
+}
+
+func (c *cli) client() *coordinator.Client { return coordinator.NewClient(c.socket) }
+
+// reached gives an error of the client its exit code.
+func reached(err error) error {
+	if errors.Is(err, coordinator.ErrUnreachable) {
+		return unreachableError(err)
+	}
+	return err
+}
+
+// onePair is the pair that a command is about: the named one, or the only one.
+func (c *cli) onePair(ctx context.Context, args []string) (string, error) {
+	if len(args) == 1 {
+		return args[0], nil
+	}
+	st, err := c.client().Status(ctx)
+	if err != nil {
+		return "", reached(err)
+	}
+	if len(st.Pairs) != 1 {
+		return "", usageError(fmt.Errorf("node %s has %d pairs; name one", st.Node, len(st.Pairs)))
+	}
+	return st.Pairs[0].Pair, nil
+}
+
+// opCommand is a command that asks the daemon for an operation on a pair.
+func (c *cli) opCommand(op pair.Op, short, long, example string) *cobra.Command {
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:     string(op) + " [PAIR]",
+		Short:   short,
+		Long:    long,
+		Example: example,
+		Args:    rangeArgs(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.ask(cmd.Context(), args, op, -1, timeout)
+		},
+	}
+	c.socketFlag(cmd)
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the outcome")
+	return cmd
+}
+
+func (c *cli) ask(ctx context.Context, args []string, op pair.Op, grace, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	name, err := c.onePair(ctx, args)
+	if err != nil {
+		return err
+	}
+	st, err := c.client().Ask(ctx, name, op, grace)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s %s: no outcome within %s; it goes on, see colod status", op, name, timeout)
+	}
+	if err != nil {
+		return reached(fmt.Errorf("%s %s: %w", op, name, err))
+	}
+	if c.json {
+		c.printJSON(st)
+		return nil
+	}
+	_, err = fmt.Fprintf(c.out, "%s: %s, speaker %s, generation %d: %s\n", st.Pair, st.State, orNone(st.Speaker), st.Generation, st.Reason)
+	return err
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func (c *cli) protectCommand() *cobra.Command {
+	return c.opCommand(pair.OpProtect, "Protect a guest now",
+		"Protect copies the guest to the other node and waits until both run in lock-step.",
+		"  colod protect\n  colod protect guest1 --timeout 10m")
+}
+
+func (c *cli) checkpointCommand() *cobra.Command {
+	return c.opCommand(pair.OpCheckpoint, "Make the secondary a copy of the primary now",
+		"Checkpoint waits until the secondary has the primary's state.",
+		"  colod checkpoint guest1 --json")
+}
+
+func (c *cli) failoverCommand() *cobra.Command {
+	return c.opCommand(pair.OpFailover, "Make the other node the speaker",
+		"Failover ends the guest on the speaker and lets the secondary take over, as if the\nspeaker's VM had died. Connections go on. Afterwards the pair protects itself again.",
+		"  colod failover guest1")
+}
+
+func (c *cli) startCommand() *cobra.Command {
+	return c.opCommand(pair.OpStart, "Start a guest that was ended",
+		"Start launches the guest on this node and waits until it runs.",
+		"  colod start guest1")
+}
+
+func (c *cli) stopCommand() *cobra.Command {
+	var timeout, grace time.Duration
+	var withGuests, now bool
+	cmd := &cobra.Command{
+		Use:   "stop [PAIR]",
+		Short: "End a guest, or the daemon",
+		Long: `Stop PAIR asks the guest to shut down, ends it if it does not within its grace,
+and records that this was on purpose: no node takes over.
+
+Without PAIR it stops the daemon of this node. Its guests keep running, unprotected,
+unless --with-guests is given.`,
+		Example: `  colod stop guest1
+  colod stop guest1 --now
+  colod stop --with-guests`,
+		Args: rangeArgs(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				if now || cmd.Flags().Changed("grace") {
+					return usageError(errors.New("--now and --grace are for a guest; name the pair"))
+				}
+				if err := c.client().Stop(cmd.Context(), withGuests); err != nil {
+					return reached(err)
+				}
+				if c.json {
+					c.printJSON(map[string]any{"stopping": true})
+				}
+				return nil
+			}
+			if withGuests {
+				return usageError(errors.New("--with-guests is for the daemon; leave the pair's name out"))
+			}
+			g := time.Duration(-1)
+			if cmd.Flags().Changed("grace") {
+				g = grace
+			}
+			if now {
+				g = 0
+			}
+			return c.ask(cmd.Context(), args, pair.OpStop, g, timeout)
+		},
+	}
+	c.socketFlag(cmd)
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the outcome")
+	cmd.Flags().DurationVar(&grace, "grace", 0, "how long the guest may take to shut itself down (default: vm.grace)")
+	cmd.Flags().BoolVar(&now, "now", false, "end the guest at once")
+	cmd.Flags().BoolVar(&withGuests, "with-guests", false, "end the guests too when the daemon is stopped")
+	return cmd
+}

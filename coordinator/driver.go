@@ -1,0 +1,401 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"colod/compare"
+	"colod/coordinator/arbiter"
+	"colod/coordinator/config"
+	"colod/coordinator/pair"
+	"colod/coordinator/peer"
+	"colod/internal/certs"
+	"colod/proxy"
+	"colod/qmp"
+)
+
+// sender queues a message to the other node.
+type sender interface {
+	Send(pair, kind string, body any)
+}
+
+// driver carries out what one pair's machine decides. One goroutine, loop,
+// owns the machine; long operations run on three lanes, each one after the
+// other: on the VM, on the data path and on the arbiter. Everything that
+// happens comes to the loop through the mailbox.
+type driver struct {
+	cfg     *config.Pair
+	node    string
+	peer    config.PairNode
+	dir     string // of the VM
+	plat    Platform
+	arb     arbiter.Arbiter
+	id      *certs.Identity
+	link    sender
+	log     zerolog.Logger
+	publish func(Event)
+
+	box   *mailbox
+	start time.Time
+	m     *pair.Machine
+
+	vmLane, pathLane, arbLane *lane
+
+	path Path
+	data DataPath
+	dog  sync.WaitGroup // watchers of VMs, and handlers of the peer's connections
+
+	vm       atomic.Pointer[vmHandle]
+	sess     *session                // present session; loop only
+	sessNow  atomic.Pointer[session] // the same, for other goroutines
+	linkSess atomic.Pointer[session] // whose link the data path has
+	asks     map[uint64]chan string
+	askID    uint64
+	stats    stats
+
+	since  time.Time
+	exited chan struct{} // closed when the machine has come to rest after Quit
+	stop   chan struct{} // closed to end the loop
+	ended  chan struct{} // closed when the loop has ended
+}
+
+// Limits of single operations.
+const (
+	arbiterTimeout = 3 * time.Second
+	pathTimeout    = 10 * time.Second
+	killTimeout    = 10 * time.Second
+	checkTimeout   = time.Second
+	freeTimeout    = 10 * time.Second
+	launchTimeout  = 90 * time.Second // with the test of KVM, the first time
+	dialTimeout    = 5 * time.Second
+)
+
+// newDriver opens the guest's devices and starts the driver; the machine
+// gets its first event.
+func newDriver(cfg *config.Pair, self *config.Config, plat Platform, arb arbiter.Arbiter, id *certs.Identity,
+	link sender, boot uint64, log zerolog.Logger, publish func(Event)) (*driver, error) {
+	d := &driver{
+		cfg: cfg, node: self.Node, peer: cfg.Peer(self.Node), dir: vmDir(self.RunDir, cfg.Name),
+		plat: plat, arb: arb, id: id, link: link,
+		log: log.With().Str("pair", cfg.Name).Logger(), publish: publish,
+		box: newMailbox(), start: time.Now(), since: time.Now(), asks: map[uint64]chan string{},
+		exited: make(chan struct{}), stop: make(chan struct{}), ended: make(chan struct{}),
+	}
+	d.stats.init()
+	path, err := plat.OpenPath(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open network of pair %s: %w", cfg.Name, err)
+	}
+	data, err := plat.OpenDataPath(cfg, path, d.log, d.onProxy)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open data path of pair %s: %w", cfg.Name, err), path.Detach())
+	}
+	d.path, d.data = path, data
+	d.m = pair.New(pair.Config{
+		Pair: cfg.Name, Self: d.node, Peer: d.peer.Name, First: cfg.First(d.node),
+		Guest: fingerprint(cfg), AutoProtect: cfg.AutoProtect,
+		IdleInterval: cfg.Checkpoint.IdleInterval.D(), CheckpointTimeout: cfg.Checkpoint.Timeout.D(),
+		Retrigger: cfg.Checkpoint.Retrigger.D(), SyncTimeout: cfg.Checkpoint.SyncTimeout.D(),
+	})
+	d.vmLane, d.pathLane, d.arbLane = newLane(), newLane(), newLane()
+	d.post(pair.Start{Boot: boot})
+	go d.loop()
+	return d, nil
+}
+
+// post gives the machine an event.
+func (d *driver) post(ev pair.Event) { d.box.post(ev) }
+
+// call runs fn on the loop and waits for it. It reports false when the
+// driver has ended.
+func (d *driver) call(fn func()) bool {
+	done := make(chan struct{})
+	d.box.post(func() { fn(); close(done) })
+	select {
+	case <-done:
+		return true
+	case <-d.ended:
+		return false
+	}
+}
+
+func (d *driver) loop() {
+	defer close(d.ended)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var spare []any
+	for {
+		wait := time.Hour
+		if at := d.m.Deadline(); at != 0 {
+			wait = max(at-time.Since(d.start), 0)
+		}
+		timer.Reset(wait)
+		select {
+		case <-d.stop:
+			return
+		case <-d.box.wake:
+		case <-timer.C:
+		}
+		items := d.box.take(spare)
+		if len(items) == 0 {
+			d.step(pair.Tick{Now: time.Since(d.start)})
+		}
+		for i, it := range items {
+			items[i] = nil
+			switch it := it.(type) {
+			case func():
+				it()
+			case pair.Event:
+				d.step(pair.Tick{Now: time.Since(d.start)})
+				d.step(it)
+			}
+		}
+		spare = items
+	}
+}
+
+func (d *driver) step(ev pair.Event) {
+	if r, ok := ev.(pair.Received); ok {
+		if p, ok := r.Msg.(pair.Prepare); ok {
+			d.offer(p)
+		}
+	}
+	for _, a := range d.m.Step(ev) {
+		d.act(a)
+	}
+}
+
+// act carries out one action; nothing here blocks but CutSession, which only
+// closes descriptors.
+func (d *driver) act(a pair.Action) {
+	switch a := a.(type) {
+	case pair.Moved:
+		d.moved(a)
+	case pair.Warn:
+		d.log.Warn().Str("state", d.m.State().String()).Msg(a.Text)
+	case pair.Fault:
+		d.log.Error().Msg("mistake in the pair's state machine: " + a.Text)
+
+	case pair.ReadRecord:
+		d.readRecord(a)
+	case pair.Swap:
+		d.swapRecord(a)
+
+	case pair.FindVM:
+		d.vmLane.do(func() { d.findVM(a) })
+	case pair.LaunchVM:
+		d.launch(a)
+	case pair.EndVM:
+		d.vmLane.do(func() { d.endVM(a) })
+	case pair.PowerDown:
+		d.vmLane.do(d.powerDown)
+	case pair.CheckVM:
+		d.vmLane.do(func() { d.checkVM(a) })
+	case pair.FreeVM:
+		d.vmLane.do(func() { d.freeVM(a) })
+	case pair.CutSession:
+		d.cutSession(a)
+	case pair.Copy:
+		d.copyGuest(a)
+	case pair.Trigger:
+		d.trigger(a)
+
+	case pair.Mute:
+		d.pathLane.do(func() { d.mute(a) })
+	case pair.Speak:
+		d.pathLane.do(func() { d.speak(a) })
+	case pair.Link:
+		d.connect(a)
+	case pair.Hold:
+		d.holdOutput(a)
+	case pair.MarkStopped:
+		d.stats.stopped(a.At)
+		d.data.Stopped(a.N, a.At)
+	case pair.Cover:
+		d.cover(a)
+	case pair.SecondaryStopped:
+		d.data.SecondaryStopped(a.At)
+	case pair.SecondaryResumed:
+		d.data.SecondaryResumed(a.At)
+
+	case pair.Send:
+		d.send(a.Msg)
+	case pair.Answer:
+		if ch, ok := d.asks[a.ID]; ok {
+			delete(d.asks, a.ID)
+			ch <- a.Err
+		}
+	case pair.Exit:
+		close(d.exited)
+	}
+}
+
+func (d *driver) moved(a pair.Moved) {
+	now := time.Now()
+	routine := a.From == pair.Protected && a.To == pair.Checkpointing || a.From == pair.Checkpointing && a.To == pair.Protected
+	if !routine {
+		d.since = now
+	}
+	level := zerolog.InfoLevel
+	if routine {
+		level = zerolog.DebugLevel
+	}
+	d.log.WithLevel(level).Stringer("from", a.From).Stringer("state", a.To).Stringer("role", a.Role).
+		Uint64("generation", d.m.Record().Generation).Msg(a.Reason)
+	d.publish(Event{
+		Time: now, Pair: d.cfg.Name, From: a.From.String(), State: a.To.String(), Role: a.Role.String(),
+		Generation: d.m.Record().Generation, Reason: a.Reason,
+	})
+}
+
+// send sends a message; the speaker's session begins with its request for a
+// secondary.
+func (d *driver) send(msg pair.Message) {
+	if p, ok := msg.(pair.Prepare); ok {
+		s, err := freshSession(p.Session)
+		if err != nil {
+			d.log.Error().Err(err).Msg("cannot make a session's secret")
+			return
+		}
+		d.setSession(s)
+		p.Secret = s.encoded()
+		msg = p
+	}
+	d.link.Send(d.cfg.Name, msg.Kind(), msg)
+}
+
+// offer keeps the secret of a session that the speaker asks for. It becomes
+// the present one if the machine launches a VM for it.
+func (d *driver) offer(p pair.Prepare) {
+	secret, err := parseSecret(p.Secret)
+	if err != nil {
+		d.log.Warn().Err(err).Msg("request for a secondary without a usable secret")
+		return
+	}
+	if d.m.State() == pair.Standby {
+		d.setSession(newSession(p.Session, secret))
+	}
+}
+
+func (d *driver) setSession(s *session) {
+	if d.sess != nil {
+		d.sess.end()
+	}
+	d.sess = s
+	d.sessNow.Store(s)
+}
+
+// session is the present session if it has this name.
+func (d *driver) session(name string) *session {
+	if d.sess != nil && d.sess.name == name {
+		return d.sess
+	}
+	return nil
+}
+
+func (d *driver) cutSession(a pair.CutSession) {
+	if s := d.session(a.Session); s != nil {
+		s.end()
+	}
+}
+
+// onMessage takes a message of the other node.
+func (d *driver) onMessage(kind string, body []byte) {
+	msg, err := pair.DecodeMessage(kind, body)
+	if err != nil {
+		d.log.Warn().Err(err).Str("peer", d.peer.Name).Msg("message of the other node refused")
+		return
+	}
+	d.post(pair.Received{Msg: msg})
+}
+
+// onProxy takes an event of the data path, on its thread.
+func (d *driver) onProxy(ev proxy.Event) {
+	switch ev := ev.(type) {
+	case proxy.Diverged:
+		if d.stats.diverged(ev.Divergence) {
+			d.post(pair.Diverged{Reason: ev.Reason.String()})
+		}
+		d.log.Debug().Stringer("reason", ev.Reason).Str("flow", flowName(&ev.Key)).Bool("exact", ev.Exact).
+			Uint64("position", ev.Position).Str("detail", ev.Detail).Msg("the guests' outputs differ")
+	case proxy.LinkLost:
+		if s := d.linkSess.Load(); s != nil {
+			d.post(pair.LinkLost{Session: s.name, Reason: ev.Err.Error()})
+		}
+	case proxy.InputLost:
+		d.log.Warn().Uint64("frames", ev.Frames).Msg("input could not be mirrored; a checkpoint heals it")
+		d.post(pair.Diverged{Reason: compare.ReasonLost.String()})
+	case proxy.OutputLost:
+		d.log.Warn().Uint64("frames", ev.Frames).Msg("the kernel dropped frames of the guest; a checkpoint heals it")
+		d.post(pair.Diverged{Reason: compare.ReasonLost.String()})
+	case proxy.FrontGone:
+		d.log.Info().Msg("no rewritten connection is left: the kernel carries the guest's traffic again")
+	}
+}
+
+// Ask passes on an operator's wish and waits for its outcome.
+func (d *driver) Ask(ctx context.Context, op pair.Op, grace time.Duration) error {
+	ch := make(chan string, 1)
+	var id uint64
+	if !d.call(func() {
+		d.askID++
+		id = d.askID
+		d.asks[id] = ch
+		d.step(pair.Tick{Now: time.Since(d.start)})
+		d.step(pair.Ask{ID: id, Op: op, Grace: grace})
+	}) {
+		return errors.New("colod is being stopped")
+	}
+	select {
+	case s := <-ch:
+		if s != "" {
+			return errors.New(s)
+		}
+		return nil
+	case <-ctx.Done():
+		d.call(func() { delete(d.asks, id) })
+		return fmt.Errorf("%s goes on: %w", op, ctx.Err())
+	case <-d.ended:
+		return errors.New("colod is being stopped")
+	}
+}
+
+// close ends the driver. The VM, if one runs, is left as it is, and so is
+// its way to the network.
+func (d *driver) close() error {
+	d.call(func() {
+		if d.sess != nil {
+			d.sess.end()
+		}
+	})
+	d.vmLane.close()
+	d.arbLane.close()
+	h := d.vm.Load()
+	if h != nil {
+		h.letGo()
+	}
+	d.dog.Wait()
+	d.pathLane.close()
+	close(d.stop)
+	<-d.ended
+	err := d.data.Close()
+	if h != nil {
+		return errors.Join(err, d.path.Detach())
+	}
+	return errors.Join(err, d.path.Remove())
+}
+
+// Interfaces that the real parts fulfil.
+var _ sender = (*peer.Link)(nil)
+
+// planned tells the end that somebody wished for from every other one.
+func planned(e qmp.Event) (reason string, ok bool) {
+	reason, _ = e.ShutdownReason()
+	return reason, e.PlannedEnd()
+}

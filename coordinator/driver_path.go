@@ -1,0 +1,182 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"colod/coordinator/pair"
+	"colod/coordinator/peer"
+	"colod/proxy"
+)
+
+// The functions here run on the data path's lane unless they say otherwise.
+
+func freshSession(name string) (*session, error) {
+	var secret [32]byte
+	if _, err := rand.Read(secret[:]); err != nil {
+		return nil, err
+	}
+	return newSession(name, secret), nil
+}
+
+func (d *driver) mute(a pair.Mute) {
+	ctx, cancel := context.WithTimeout(context.Background(), pathTimeout)
+	defer cancel()
+	ev := pair.Muted{Op: a.Op}
+	if err := d.data.Mute(ctx); err != nil {
+		ev.Err = err.Error()
+	}
+	d.post(ev)
+}
+
+// speak lets the guest's output out alone. The record gives the right to; in
+// which way depends on what the data path is, which may be less than the
+// machine meant, such as when its link was never made.
+func (d *driver) speak(a pair.Speak) {
+	ctx, cancel := context.WithTimeout(context.Background(), pathTimeout)
+	defer cancel()
+	first := d.data.Solo
+	switch a.How {
+	case pair.Released:
+		first = d.data.GoSolo
+	case pair.TakeOver:
+		first = d.data.Promote
+	}
+	began := time.Now()
+	err := first(ctx)
+	for _, other := range []func(context.Context) error{d.data.GoSolo, d.data.Promote, d.data.Solo} {
+		if !errors.Is(err, proxy.ErrRole) {
+			break
+		}
+		err = other(ctx)
+	}
+	ev := pair.Speaking{Op: a.Op}
+	if err != nil {
+		ev.Err = err.Error()
+	} else {
+		d.log.Debug().Stringer("how", a.How).Dur("took_ms", time.Since(began)).Msg("the guest speaks here")
+	}
+	d.post(ev)
+}
+
+// connect is called on the loop.
+func (d *driver) connect(a pair.Link) {
+	s := d.session(a.Session)
+	d.pathLane.do(func() {
+		ev := pair.Linked{Session: a.Session}
+		if err := d.startPrimary(s); err != nil {
+			ev.Err = err.Error()
+		}
+		d.post(ev)
+	})
+}
+
+func (d *driver) startPrimary(s *session) error {
+	if s == nil {
+		return errors.New("the session is over")
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, 2*dialTimeout)
+	defer cancel()
+	raw, err := peer.Dial(ctx, d.peer.Address, peer.ClassNet, false)
+	if err != nil {
+		return err
+	}
+	link, err := d.plat.Link(ctx, raw, d.id.Client(d.peer.Name), false, proxy.Hello{Pair: d.cfg.Name, Session: s.number()}, nil)
+	if err != nil {
+		return err
+	}
+	d.linkSess.Store(s)
+	d.stats.session()
+	return d.data.StartPrimary(ctx, link, proxy.Session{Key: s.digestKey(), TapFD: -1})
+}
+
+// expectsLink decides on the greeting of a net connection, on its goroutine.
+func (d *driver) expectsLink(h proxy.Hello) error {
+	s := d.sessNow.Load()
+	if s == nil || s.number() != h.Session || s.ctx.Err() != nil {
+		return fmt.Errorf("session %x of pair %s is not expected here", h.Session, h.Pair)
+	}
+	return nil
+}
+
+// acceptLink gives the data path its link, on the connection's goroutine.
+func (d *driver) acceptLink(link NetLink, number uint64) {
+	s := d.sessNow.Load()
+	if s == nil || s.number() != number {
+		link.Close()
+		return
+	}
+	d.pathLane.do(func() {
+		ev := pair.Linked{Session: s.name}
+		if err := d.startSecondary(s, link); err != nil {
+			ev.Err = err.Error()
+		}
+		d.post(ev)
+	})
+}
+
+func (d *driver) startSecondary(s *session, link NetLink) error {
+	h := d.vm.Load()
+	if h == nil || s.ctx.Err() != nil {
+		link.Close()
+		return errors.New("the session is over")
+	}
+	ps := proxy.Session{Key: s.digestKey(), TapFD: -1}
+	f, err := h.TapFD(d.cfg.Network.Tap)
+	if err != nil {
+		// Frames that wait in the tap over a checkpoint may then reach the
+		// guest late; it takes them for repetitions.
+		d.log.Warn().Err(err).Msg("cannot reach QEMU's descriptor of the tap")
+	} else {
+		if ps.TapFD, err = dupFD(f); err != nil {
+			link.Close()
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, pathTimeout)
+	defer cancel()
+	d.linkSess.Store(s)
+	return d.data.StartSecondary(ctx, link, ps)
+}
+
+// holdOutput is called on the loop.
+func (d *driver) holdOutput(a pair.Hold) {
+	s := d.sess
+	d.stats.begin(a.N, a.Reasons)
+	d.pathLane.do(func() {
+		ev := pair.Held{N: a.N}
+		if s == nil {
+			ev.Err = "the session is over"
+		} else {
+			ctx, cancel := context.WithTimeout(s.ctx, d.cfg.Checkpoint.Timeout.D())
+			defer cancel()
+			if err := d.data.BeginCheckpoint(ctx, a.N); err != nil {
+				ev.Err = err.Error()
+			}
+		}
+		d.post(ev)
+	})
+}
+
+// cover is called on the loop.
+func (d *driver) cover(a pair.Cover) {
+	s := d.sess
+	d.pathLane.do(func() {
+		ev := pair.Covered{N: a.N}
+		if s == nil {
+			ev.Err = "the session is over"
+		} else {
+			ctx, cancel := context.WithTimeout(s.ctx, d.cfg.Checkpoint.Timeout.D())
+			defer cancel()
+			if err := d.data.EndCheckpoint(ctx, a.N, a.At); err != nil {
+				ev.Err = err.Error()
+			} else {
+				d.data.SetCheckpointCost(d.stats.done(a.N))
+			}
+		}
+		d.post(ev)
+	})
+}

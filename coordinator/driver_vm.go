@@ -1,0 +1,372 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"colod/coordinator/pair"
+	"colod/coordinator/peer"
+	"colod/qmp"
+	"colod/qmp/relay"
+)
+
+// The functions here run on the VM's lane unless they say otherwise.
+
+// vmHandle is the VM that the driver has, with the goroutine that watches it.
+type vmHandle struct {
+	VM
+	id   uint64 // the machine's number for it
+	quit chan struct{}
+	done chan struct{}
+}
+
+// letGo ends the watching and the connections; the VM runs on.
+func (h *vmHandle) letGo() {
+	close(h.quit)
+	<-h.done
+	_ = h.Close() // connections only
+}
+
+// take makes a VM the driver's and watches it.
+func (d *driver) take(vm VM, id uint64) {
+	h := &vmHandle{VM: vm, id: id, quit: make(chan struct{}), done: make(chan struct{})}
+	events, stop := vm.Events()
+	d.vm.Store(h)
+	d.dog.Go(func() {
+		defer close(h.done)
+		defer stop()
+		d.watch(h, events)
+	})
+}
+
+// watch passes the VM's events on. It has no delay of its own: the death of
+// the primary's VM is the start of a takeover.
+func (d *driver) watch(h *vmHandle, events <-chan qmp.Event) {
+	ended := false
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				events = nil
+				continue
+			}
+			ended = d.onVM(h, e) || ended
+		case <-h.Died():
+			if !ended {
+				d.lastWords(h, events)
+			}
+			d.post(pair.VMDied{VM: h.id, Reason: h.DeathReport()})
+			<-h.quit
+			return
+		case <-h.quit:
+			return
+		}
+	}
+}
+
+// lastWords looks for a SHUTDOWN that QEMU sent before it ended: a planned
+// end must never look like a death. A process that a signal killed cannot
+// have ended on purpose, and the kernel tells that at once.
+func (d *driver) lastWords(h *vmHandle, events <-chan qmp.Event) {
+	limit := time.NewTimer(time.Second)
+	defer limit.Stop()
+	killed := killedBySignal(h.PID())
+	for events != nil {
+		if killed {
+			select {
+			case e, ok := <-events:
+				if !ok || d.onVM(h, e) {
+					return
+				}
+				continue
+			default:
+				return
+			}
+		}
+		select {
+		case e, ok := <-events: // closed at the end of the monitor's connection
+			if !ok || d.onVM(h, e) {
+				return
+			}
+		case <-limit.C:
+			return
+		case <-h.quit:
+			return
+		}
+	}
+}
+
+// onVM translates an event; it reports whether it was a SHUTDOWN.
+func (d *driver) onVM(h *vmHandle, e qmp.Event) bool {
+	switch e.Name {
+	case qmp.EventStop:
+		d.post(pair.VMStopped{VM: h.id, At: e.Time})
+	case qmp.EventResume:
+		d.stats.resumed(e.Time)
+		d.post(pair.VMResumed{VM: h.id, At: e.Time})
+	case qmp.EventColoExit:
+		_, reason := e.ColoExit()
+		d.post(pair.COLOExit{VM: h.id, Reason: reason})
+	case qmp.EventShutdown:
+		reason, ok := planned(e)
+		d.post(pair.VMShutdown{VM: h.id, Planned: ok, Reason: reason})
+		return true
+	}
+	return false
+}
+
+func (d *driver) findVM(a pair.FindVM) {
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	vm, err := d.plat.AdoptVM(ctx, d.dir)
+	switch {
+	case err == nil:
+		d.log.Info().Int("pid", vm.PID()).Stringer("qemu", vm.Version()).Msg("a running VM was found and is adopted")
+		d.take(vm, a.Op)
+		d.post(pair.VMFound{Op: a.Op, Found: true})
+		return
+	case !errors.Is(err, qmp.ErrNoVM):
+		d.log.Warn().Err(err).Msg("what is left of a VM cannot be adopted and is ended")
+		if err := d.plat.EndStale(ctx, d.dir); err != nil {
+			d.log.Error().Err(err).Msg("cannot end it")
+		}
+	}
+	d.post(pair.VMFound{Op: a.Op})
+}
+
+// launch is called on the loop.
+func (d *driver) launch(a pair.LaunchVM) {
+	s := d.session(a.Session)
+	d.vmLane.do(func() {
+		ev := pair.VMLaunched{Op: a.Op}
+		if err := d.launchVM(a, s); err != nil {
+			ev.Err = err.Error()
+		}
+		d.post(ev)
+	})
+}
+
+func (d *driver) launchVM(a pair.LaunchVM, s *session) error {
+	parent := context.Background()
+	if a.Incoming {
+		if s == nil {
+			return errors.New("the session is over")
+		}
+		parent = s.ctx
+	}
+	ctx, cancel := context.WithTimeout(parent, launchTimeout)
+	defer cancel()
+	if err := d.clear(ctx); err != nil {
+		return err
+	}
+	began := time.Now()
+	vm, err := d.plat.LaunchVM(ctx, d.cfg, d.dir, a.Incoming)
+	if err != nil {
+		return err
+	}
+	d.take(vm, a.Op)
+	d.log.Info().Int("pid", vm.PID()).Stringer("qemu", vm.Version()).Bool("incoming", a.Incoming).
+		Dur("took_ms", time.Since(began)).Msg("VM launched")
+	if a.Incoming {
+		if err := vm.PrepareSecondary(ctx, s.sock(d.dir)); err != nil {
+			kctx, kcancel := context.WithTimeout(context.Background(), killTimeout)
+			defer kcancel()
+			return errors.Join(err, d.clear(kctx))
+		}
+	}
+	return nil
+}
+
+// clear ends the VM that the driver has, if any, and forgets it.
+func (d *driver) clear(ctx context.Context) error {
+	h := d.vm.Load()
+	if h == nil {
+		return nil
+	}
+	if err := h.Kill(ctx); err != nil {
+		return fmt.Errorf("end VM (process %d): %w", h.PID(), err)
+	}
+	d.vm.Store(nil)
+	err := h.Remove()
+	h.letGo()
+	if err != nil {
+		d.log.Warn().Err(err).Msg("cannot remove what the VM left")
+	}
+	return nil
+}
+
+func (d *driver) endVM(a pair.EndVM) {
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	had := d.vm.Load()
+	ev := pair.VMGone{Op: a.Op}
+	if err := d.clear(ctx); err != nil {
+		ev.Err = err.Error()
+	} else if had != nil {
+		d.log.Info().Int("pid", had.PID()).Msg("VM ended")
+	}
+	d.post(ev)
+}
+
+func (d *driver) powerDown() {
+	h := d.vm.Load()
+	if h == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	if err := h.SystemPowerdown(ctx); err != nil {
+		d.log.Warn().Err(err).Msg("cannot press the guest's power button")
+	}
+}
+
+func (d *driver) checkVM(a pair.CheckVM) {
+	ev := pair.VMChecked{Op: a.Op}
+	h := d.vm.Load()
+	if h == nil {
+		ev.Err = "there is none"
+	} else {
+		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+		defer cancel()
+		if _, err := h.QueryStatus(ctx); err != nil {
+			ev.Err = err.Error()
+		}
+	}
+	d.post(ev)
+}
+
+func (d *driver) freeVM(a pair.FreeVM) {
+	ev := pair.VMFreed{Op: a.Op}
+	h := d.vm.Load()
+	if h == nil {
+		ev.Err = "there is none"
+	} else {
+		ctx, cancel := context.WithTimeout(context.Background(), freeTimeout)
+		defer cancel()
+		if _, err := h.LostHeartbeat(ctx); err != nil {
+			ev.Err = err.Error()
+		}
+	}
+	d.post(ev)
+}
+
+// trigger is called on the loop.
+func (d *driver) trigger(a pair.Trigger) {
+	s := d.sess
+	d.vmLane.do(func() {
+		ev := pair.Triggered{N: a.N}
+		h := d.vm.Load()
+		if h == nil || s == nil {
+			ev.Err = "there is no VM"
+		} else {
+			ctx, cancel := context.WithTimeout(s.ctx, d.cfg.Checkpoint.Timeout.D())
+			defer cancel()
+			if err := h.TriggerCheckpoint(ctx); err != nil {
+				ev.Err = err.Error()
+			}
+		}
+		d.post(ev)
+	})
+}
+
+// copyGuest is called on the loop.
+func (d *driver) copyGuest(a pair.Copy) {
+	s := d.session(a.Session)
+	d.vmLane.do(func() {
+		ev := pair.Copied{Session: a.Session}
+		if err := d.startColo(s); err != nil {
+			ev.Err = err.Error()
+			ev.Permanent = errors.Is(err, qmp.ErrColoBroken)
+		}
+		d.post(ev)
+	})
+}
+
+func (d *driver) startColo(s *session) error {
+	h := d.vm.Load()
+	if s == nil || h == nil {
+		return errors.New("the session is over")
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, d.cfg.Checkpoint.SyncTimeout.D())
+	defer cancel()
+	sock := s.sock(d.dir)
+	r, err := d.plat.PrimaryRelay(sock, func(ctx context.Context) (net.Conn, error) { return d.dialState(ctx, s) },
+		relay.Options{OnCheckpoint: d.stats.relayed, OnEnd: d.relayEnded})
+	if err != nil {
+		return err
+	}
+	s.setRelay(r)
+	began := time.Now()
+	if _, err := h.StartColo(ctx, sock); err != nil {
+		r.Cut()
+		if cause := r.Err(); cause != nil && !errors.Is(cause, relay.ErrCut) {
+			err = fmt.Errorf("%w (state relay: %w)", err, cause)
+		}
+		return err
+	}
+	st := r.Stats()
+	d.log.Info().Dur("took_ms", time.Since(began)).Uint64("bytes", st.Forward).Bool("spliced", st.Spliced).Msg("guest copied; both VMs run")
+	return nil
+}
+
+func (d *driver) relayEnded(err error) {
+	if err != nil && !errors.Is(err, relay.ErrCut) {
+		d.log.Info().Err(err).Msg("state relay ended")
+	}
+}
+
+// dialState makes the connection that carries the guest's state.
+func (d *driver) dialState(ctx context.Context, s *session) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	plain := d.cfg.State.Encryption == "plain"
+	raw, err := peer.Dial(ctx, d.peer.Address, peer.ClassState, plain)
+	if err != nil {
+		return nil, err
+	}
+	conn := raw
+	if !plain {
+		t := tls.Client(raw, d.id.Client(d.peer.Name))
+		if err := t.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			return nil, fmt.Errorf("secure the state connection: %w", err)
+		}
+		conn = t
+	}
+	if err := greetState(conn, &stateGreeting{pair: d.cfg.Name, session: s.name, token: s.token()}, dialTimeout); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("state connection: %w", err)
+	}
+	return conn, nil
+}
+
+// acceptState joins a state connection with the VM here. It is called on the
+// connection's goroutine, with conn already secured where that is wanted.
+func (d *driver) acceptState(ctx context.Context, conn net.Conn, g *stateGreeting, plain bool) error {
+	s := d.sessNow.Load()
+	if s == nil {
+		return errors.New("no session is expected")
+	}
+	if err := s.admits(g, d.cfg.Name); err != nil {
+		return err
+	}
+	if plain != (d.cfg.State.Encryption == "plain") {
+		return fmt.Errorf("the state of pair %s is to be sent with encryption %q, and came differently; set state.encryption alike on both nodes", d.cfg.Name, d.cfg.State.Encryption)
+	}
+	if err := writeStateAnswer(conn, nil); err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	r, err := d.plat.SecondaryRelay(ctx, conn, s.sock(d.dir), relay.Options{OnEnd: d.relayEnded})
+	if err != nil {
+		return err
+	}
+	s.setRelay(r)
+	return nil
+}
