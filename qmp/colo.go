@@ -34,6 +34,11 @@ func (v *VM) prepareSecondary(ctx context.Context, uri string) error {
 	if err := v.setColoCapabilities(ctx); err != nil {
 		return fmt.Errorf("prepare secondary: %w", err)
 	}
+	// A takeover must not make QEMU send announcements (RARP) of its own: what the guest's NIC sends is
+	// compared, and the address is announced by the node.
+	if err := v.mon.Run(ctx, "migrate-set-parameters", map[string]int{"announce-rounds": 0}, nil); err != nil {
+		return fmt.Errorf("prepare secondary: %w", err)
+	}
 	if err := v.mon.Run(ctx, "migrate-incoming", map[string]string{"uri": uri}, nil); err != nil {
 		return fmt.Errorf("prepare secondary: %w", err)
 	}
@@ -102,7 +107,7 @@ func (v *VM) startColo(ctx context.Context, uri string) (time.Time, error) {
 	if err := v.setColoCapabilities(ctx); err != nil {
 		return time.Time{}, fmt.Errorf("start COLO: %w", err)
 	}
-	params := map[string]any{"x-checkpoint-delay": idleDelay, "max-bandwidth": maxBandwidth, "downtime-limit": downtimeLimit}
+	params := map[string]any{"x-checkpoint-delay": idleDelay, "max-bandwidth": maxBandwidth, "downtime-limit": downtimeLimit, "announce-rounds": 0}
 	if err := v.mon.Run(ctx, "migrate-set-parameters", params, nil); err != nil {
 		return time.Time{}, fmt.Errorf("start COLO: %w", err)
 	}

@@ -39,6 +39,8 @@ func TestPrepareSecondary72(t *testing.T) {
 	v := scripted(t, `
 		> migrate-set-capabilities {"capabilities":[{"capability":"x-colo","state":true}]}
 		<
+		> migrate-set-parameters {"announce-rounds":0}
+		<
 		> migrate-incoming {"uri":"unix:/run/x/s.sock"}
 		<
 	`)
@@ -53,6 +55,8 @@ func TestPrepareSecondaryReturnPathByBehaviour(t *testing.T) {
 		> migrate-set-capabilities [{"capability":"x-colo","state":true}]
 		! GenericError Capability 'x-colo' requires capability 'return-path'
 		> migrate-set-capabilities [{"capability":"x-colo","state":true},{"capability":"return-path","state":true}]
+		<
+		> migrate-set-parameters {"announce-rounds":0}
 		<
 		> migrate-incoming
 		<
@@ -90,17 +94,50 @@ func TestStartColo(t *testing.T) {
 	v := scripted(t, startScript+`
 		> query-migrate
 		< {"status": "active"}
+		> query-migrate
 		* STOP
-		> query-migrate
-		< {"status": "colo"}
-		* RESUME
-		> query-migrate
+		* RESUME {"last": true}
 		< {"status": "colo"}
 	`)
-	before := time.Now().Truncate(time.Microsecond)
+	ev := v.Subscribe(0)
 	at, err := v.StartColo(testContext(t, 10*time.Second), "/run/x/p.sock")
-	if err != nil || at.Before(before) {
-		t.Fatalf("%v, %v", at, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-ev.C
+	if e := <-ev.C; !e.Time.Equal(at) {
+		t.Errorf("resumed at %v, want %v", at, e.Time)
+	}
+}
+
+// The status is colo before the guests run: only RESUME ends the start.
+func TestStartColoWaitsForResume(t *testing.T) {
+	queries := 0
+	path := qmptest.Serve(t, qmptest.Greeting, func(c *qmptest.Conn, cmd qmptest.Command) {
+		switch cmd.Name {
+		case "query-status":
+			_ = c.Return(cmd, `{"status": "running", "running": true}`)
+		case "query-colo-status":
+			_ = c.Return(cmd, `{"mode": "none"}`)
+		case "query-migrate":
+			switch queries++; queries {
+			case 1:
+				_ = c.Event(time.Now(), "STOP", "")
+			case 5:
+				_ = c.Event(time.Now(), "RESUME", "")
+			}
+			_ = c.Return(cmd, `{"status": "colo"}`)
+		default:
+			_ = c.Return(cmd, "")
+		}
+	})
+	m, err := Dial(testContext(t, 10*time.Second), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := vmOver(t, m).StartColo(testContext(t, 10*time.Second), "/x"); err != nil || queries < 5 {
+		t.Errorf("%v after %d queries", err, queries)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -24,7 +23,6 @@ const (
 
 	maxRunDir           = 90 // bytes; sun_path holds 108 with its final zero
 	defaultStartTimeout = 15 * time.Second
-	logTailBytes        = 1024
 )
 
 var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
@@ -158,6 +156,11 @@ func Launch(ctx context.Context, cfg VMConfig, incoming bool) (*VM, error) {
 	bin, err := lookBinary(cfg.Binary)
 	if err != nil {
 		return fail(err)
+	}
+	if cfg.Tap != "" { // QEMU would make one that leads nowhere
+		if _, err := net.InterfaceByName(cfg.Tap); err != nil {
+			return fail(fmt.Errorf("find tap %s: %w", cfg.Tap, err))
+		}
 	}
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return fail(fmt.Errorf("make run directory: %w", err))
@@ -356,31 +359,6 @@ func attach(ctx context.Context, cfg VMConfig, reg registry, proc *process, star
 		case <-v.proc.exited:
 		}
 	}()
+	go boundLogs(v.mon.Done(), logInterval, maxLog, v.logFiles()...)
 	return v, nil
-}
-
-// logTail returns the end of QEMU's messages in one line, without the command line we put on top.
-func logTail(path string) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	off := max(0, st.Size()-logTailBytes)
-	b, err := io.ReadAll(io.NewSectionReader(f, off, logTailBytes))
-	if err != nil {
-		return ""
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	if off > 0 && len(lines) > 1 {
-		lines = lines[1:] // cut in the middle
-	}
-	if off == 0 && strings.HasPrefix(lines[0], cmdPrefix) {
-		lines = lines[1:]
-	}
-	return strings.Join(lines, "; ")
 }

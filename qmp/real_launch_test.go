@@ -380,3 +380,56 @@ func TestEnvironKeepsServiceManagerOut(t *testing.T) {
 		t.Error("own variable missing")
 	}
 }
+
+func TestLogsAreBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console.log")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(make([]byte, 1001)); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		boundLogs(stop, time.Millisecond, 1000, path, path+".none")
+	}()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if st, err := os.Stat(path); err == nil && st.Size() == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("not emptied")
+		}
+	}
+	if _, err := f.WriteString("more"); err != nil {
+		t.Fatal(err)
+	}
+	close(stop)
+	<-done
+	if b, err := os.ReadFile(path); err != nil || string(b) != "more" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestLogTail(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileLog)
+	for text, want := range map[string]string{
+		"":                                     "",
+		"+ qemu -x\n":                          "",
+		"+ qemu -x\none\ntwo\n":                "one; two",
+		strings.Repeat("x", 1500) + "\nlast\n": "last",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := logTail(path); got != want {
+			t.Errorf("%.20q: got %q, want %q", text, got, want)
+		}
+	}
+	if got := logTail(path + ".none"); got != "" {
+		t.Errorf("no file: %q", got)
+	}
+}

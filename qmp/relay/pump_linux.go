@@ -61,6 +61,8 @@ func (r *Relay) splice(to, from syscall.Conn) (moved bool, err error) {
 			moved = true
 			r.spliced.Store(true)
 		}
+		// Counted before it is passed on, so that no answer can come before the count.
+		r.forward.Add(uint64(n))
 		r.track.sawForward(time.Now())
 		for n > 0 {
 			m, err := spliceOnce(dst.Write, func(fd int) (int64, error) {
@@ -70,7 +72,6 @@ func (r *Relay) splice(to, from syscall.Conn) (moved bool, err error) {
 				return moved, err
 			}
 			n -= m
-			r.forward.Add(uint64(m))
 		}
 	}
 }
@@ -101,11 +102,10 @@ func (r *Relay) copy(to io.Writer, from io.Reader) error {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
+			r.forward.Add(uint64(n))
 			r.track.sawForward(time.Now())
-			m, werr := to.Write(buf[:n])
-			r.forward.Add(uint64(m))
-			if werr != nil {
-				return werr
+			if _, err := to.Write(buf[:n]); err != nil {
+				return err
 			}
 		}
 		switch {

@@ -27,7 +27,7 @@ type Options struct {
 
 // Stats of a relay up to now.
 type Stats struct {
-	Forward     uint64     // bytes from the primary's QEMU to the secondary's
+	Forward     uint64     // bytes from the primary's QEMU to the secondary's, counted as they are taken
 	Back        uint64     // bytes the other way
 	Checkpoints uint64     // completed
 	Phase       Phase      // of the present checkpoint
@@ -166,8 +166,7 @@ func (r *Relay) join(from, to net.Conn) {
 	r.end(io.EOF)
 }
 
-// lingerTime is what the far side gets to read to the end of a stream that ended in order. A close
-// without it could overtake the data as a reset.
+// lingerTime is what the far side gets to close by itself after a stream that ended in order.
 const lingerTime = 200 * time.Millisecond
 
 // own makes the relay close c at its end; false, with c closed, when it has ended already.
@@ -204,7 +203,11 @@ func (r *Relay) end(err error) {
 		r.listen.Close()
 	}
 	for _, c := range r.conns {
-		closeHard(c)
+		if errors.Is(err, io.EOF) {
+			bottom(c).Close() // what was sent may still arrive
+		} else {
+			closeHard(c)
+		}
 	}
 	r.conns = nil
 }
