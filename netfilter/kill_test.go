@@ -224,7 +224,6 @@ func TestCleanWithoutJournal(t *testing.T) {
 	}
 	// A tap that was adopted stays.
 	tap := s.addTap(t)
-	before = snapshot(t, s)
 	p = s.open(t)
 	if err := p.Detach(); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -196,6 +197,22 @@ func (l *links) makeUplink(uplink, port string, mtu int) error {
 		return &Error{Op: "create veth", Device: uplink, Err: err, Cure: "run as root or with CAP_NET_ADMIN"}
 	}
 	return &Error{Op: "create veth", Device: uplink, Err: err}
+}
+
+// floodMulticast makes a bridge's port get all multicast, as the port of a router does: a bridge that listens to group
+// membership (multicast_snooping) knows nothing of a guest which has just become the one that speaks, and would keep
+// neighbour solicitations from it until the guest reports its groups, minutes later.
+func (l *links) floodMulticast(port netlink.Link) error {
+	const permanent = 2 // MDB_RTR_TYPE_PERM of linux/if_bridge.h
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	msg.Index = int32(port.Attrs().Index)
+	req.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	info.AddRtAttr(nl.IFLA_BRPORT_MULTICAST_ROUTER, nl.Uint8Attr(permanent))
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return set("pass all multicast to", port.Attrs().Name, err)
 }
 
 // portAddress is a random locally administered address which is higher than any network card's: a bridge without a

@@ -310,7 +310,7 @@ func (p *Path) makeUplink(br netlink.Link) (uplink, port netlink.Link, err error
 	if err := p.links.nl.LinkSetMasterByIndex(port, br.Attrs().Index); err != nil {
 		return nil, nil, &Error{Op: "make " + c.PortName() + " a port of", Device: c.Bridge, Err: err}
 	}
-	return uplink, port, nil
+	return uplink, port, p.links.floodMulticast(port)
 }
 
 // takeTap makes the tap, or adopts the one that is there, and gives it our settings.
@@ -411,7 +411,7 @@ func (p *Path) wasAdopted() bool {
 // settled says whether a hook is exactly open, or exactly closed.
 func (s state) settled(open bool) bool {
 	if open {
-		return s.open()
+		return s.rule[redirect] && !s.rule[drop] && !s.stale
 	}
 	return s.rule[drop] && !s.rule[redirect]
 }
@@ -541,6 +541,24 @@ func (s state) String() string {
 		return "no filter"
 	}
 	return strings.Join(words, ", ")
+}
+
+// TapDrops is the number of frames which the tap has lost since it was made because the guest did not read them in time
+// and its queue of TxQueueLen was full. Packet sockets have seen them as if the guest had got them.
+func (p *Path) TapDrops() (uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, &Error{Op: "read drops of", Device: p.cfg.Tap, Err: errClosed}
+	}
+	link, err := p.links.nl.LinkByIndex(int(p.guest.index))
+	if err == nil && link.Attrs().Statistics == nil {
+		err = errors.New("the kernel gave no statistics")
+	}
+	if err != nil {
+		return 0, &Error{Op: "read drops of", Device: p.cfg.Tap, Err: err}
+	}
+	return link.Attrs().Statistics.TxDropped, nil
 }
 
 // Detach gives the path up as it is: devices and filters go on as in the present mode, and the next Open of the same

@@ -603,6 +603,48 @@ func TestRedirectToDeletedDeviceDrops(t *testing.T) {
 	}
 }
 
+// TestTapDropsAreCounted fills the queue of a guest that does not read.
+func TestTapDropsAreCounted(t *testing.T) {
+	s := newSite(t)
+	p := s.open(t)
+	tap, err := openTap(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tap.Close()
+	setMode(t, p, netfilter.StealBoth)
+	var tx *afpacket.TX
+	s.host.Must(func() (err error) { tx, err = afpacket.OpenTX(p.Tap()); return err })
+	defer tx.Close()
+	const more = 500
+	for i := range uint64(netfilter.TxQueueLen + more) {
+		if n, err := tx.Send([]afpacket.Msg{{A: numbered(i)}}); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	waiting, err := 0, error(nil)
+	conn, _ := tap.SyscallConn()
+	conn.Control(func(fd uintptr) { waiting, err = afpacket.DrainTap(int(fd)) })
+	drops, err2 := p.TapDrops()
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	if waiting < netfilter.TxQueueLen-1 || waiting+int(drops) != netfilter.TxQueueLen+more {
+		t.Errorf("%d frames waited, %d were lost, of %d", waiting, drops, netfilter.TxQueueLen+more)
+	}
+}
+
+// TestPortGetsAllMulticast checks the flag by which a bridge that listens to group membership passes multicast on to a
+// guest that has not spoken yet.
+func TestPortGetsAllMulticast(t *testing.T) {
+	s := newSite(t)
+	s.open(t)
+	out, err := s.host.Run("ip", "-d", "link", "show", "vm0upbr")
+	if err != nil || !strings.Contains(out, "multicast_router 2") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // TestForeignFilterLater checks that somebody's later filter is noticed and left.
 func TestForeignFilterLater(t *testing.T) {
 	s := newSite(t)

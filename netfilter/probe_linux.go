@@ -88,10 +88,11 @@ func (r *Report) probe(all []form) error {
 	try("bridge", "load the module: modprobe bridge", err)
 
 	from, err := l.find(uplink)
-	if from == nil {
-		if from, err = l.find("lo"); err != nil { // no veth: any device does
-			return err
-		}
+	if from == nil && err == nil {
+		from, err = l.find("lo") // no veth: any device does
+	}
+	if err != nil {
+		return err
 	}
 	h := hook{device: from.Attrs().Name, index: uint32(from.Attrs().Index), target: uint32(from.Attrs().Index)}
 	_, err = rules.clsact(h)

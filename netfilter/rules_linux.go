@@ -142,10 +142,6 @@ type state struct {
 	foreign string    // a rule that is not ours, in words
 }
 
-// open says whether frames are redirected; closed whether they are dropped. Neither holds for a bare hook.
-func (s state) open() bool   { return s.rule[redirect] && !s.rule[drop] && !s.stale }
-func (s state) closed() bool { return s.rule[drop] }
-
 func (r *rules) msg(index uint32, prio uint16) tc.Msg {
 	return tc.Msg{Family: unix.AF_UNSPEC, Ifindex: index, Parent: core.BuildHandle(tc.HandleRoot, tc.HandleMinIngress),
 		Info: core.FilterInfo(prio, unix.ETH_P_ALL)}

@@ -123,7 +123,7 @@ func TestStaleRedirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := r.look(h)
-	if err != nil || !s.stale || s.open() {
+	if err != nil || !s.stale || s.settled(true) {
 		t.Fatalf("state %v, %v", s, err)
 	}
 	if err := r.setOpen(h); err != nil {
