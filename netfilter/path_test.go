@@ -640,7 +640,7 @@ func TestPortGetsAllMulticast(t *testing.T) {
 	s := newSite(t)
 	s.open(t)
 	out, err := s.host.Run("ip", "-d", "link", "show", "vm0upbr")
-	if err != nil || !strings.Contains(out, "multicast_router 2") {
+	if err != nil || !strings.Contains(out, "mcast_router 2") {
 		t.Errorf("%v: %s", err, out)
 	}
 }
