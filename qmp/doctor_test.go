@@ -20,7 +20,7 @@ func TestRealBootSectorSpeaks(t *testing.T) {
 	if err := bootUntil(ctx, os.Getenv("COLOD_QEMU"), dir, TCG, bootText, "-drive", "if=floppy,format=raw,readonly=on,file="+disk); err != nil {
 		t.Fatal(err)
 	}
-	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	short, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	err := bootUntil(short, os.Getenv("COLOD_QEMU"), dir, TCG, "never said", "-drive", "if=floppy,format=raw,readonly=on,file="+disk)
 	if err == nil || !strings.Contains(err.Error(), "the guest said nothing") {

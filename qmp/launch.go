@@ -193,19 +193,8 @@ func Launch(ctx context.Context, cfg VMConfig, incoming bool) (*VM, error) {
 	defer cancel()
 	v, err := attach(ctx, cfg, reg, proc, nil)
 	if err != nil {
-		ended := ""
-		select {
-		case <-proc.exited:
-			ended = proc.status()
-		default:
-		}
+		err = startError(proc, reg.Log, err)
 		abort(proc, cfg.RunDir)
-		if ended != "" {
-			err = fmt.Errorf("%w: %s", ErrVMDied, ended)
-		}
-		if tail := logTail(reg.Log); tail != "" {
-			err = fmt.Errorf("%w; QEMU said: %s", err, tail)
-		}
 		return fail(fmt.Errorf("%w (command line in %s)", err, reg.Log))
 	}
 	return v, nil
@@ -221,6 +210,19 @@ func lookBinary(name string) (string, error) {
 		return "", fmt.Errorf("find QEMU: %w: install it (Debian: apt install qemu-system-x86) or set vm.qemu to its path", err)
 	}
 	return filepath.Abs(path)
+}
+
+// startError makes a QEMU's failure to start readable: how it ended, what it said.
+func startError(p *process, log string, err error) error {
+	select {
+	case <-p.exited:
+		err = fmt.Errorf("%w: %s", ErrVMDied, p.status())
+	default:
+	}
+	if tail := logTail(log); tail != "" {
+		err = fmt.Errorf("%w; QEMU said: %s", err, tail)
+	}
+	return err
 }
 
 func abort(p *process, dir string) {

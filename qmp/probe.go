@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 )
 
 // Info is what [Probe] found out about a QEMU program.
@@ -88,7 +86,6 @@ func Probe(ctx context.Context, binary string) (Info, error) {
 
 // bare is a short-lived QEMU outside the registry, ended with us.
 type bare struct {
-	cmd  *exec.Cmd
 	proc *process
 	mon  *Monitor
 	log  string
@@ -109,10 +106,8 @@ func startBare(ctx context.Context, path, dir string, args ...string) (*bare, er
 	q.proc = proc
 	v, err := attach(ctx, cfg, reg, proc, nil)
 	if err != nil {
+		err = startError(proc, q.log, err)
 		q.end()
-		if tail := logTail(q.log); tail != "" {
-			err = fmt.Errorf("%w; QEMU said: %s", err, strings.TrimSpace(tail))
-		}
 		return nil, err
 	}
 	q.mon = v.mon

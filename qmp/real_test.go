@@ -99,8 +99,6 @@ func endAtCleanup(t testing.TB, v *VM) {
 type pair struct {
 	p, s   *VM
 	rp, rs *relay.Relay
-	dir    string
-	gen    int
 }
 
 // tcpPipe returns the two ends of a TCP connection over loopback.
