@@ -208,3 +208,21 @@ func (r *RX) Drops() (uint32, error) {
 	r.stats.Lost += uint64(s.Drops)
 	return s.Drops, nil
 }
+
+// Probe says whether the kernel and this process's rights allow what the sockets of this package need. It opens a socket
+// on the loopback device and closes it again.
+func Probe() error {
+	rx, err := OpenRX("lo", Options{})
+	if err != nil {
+		return err
+	}
+	defer rx.Close()
+	if _, err := rx.Drops(); err != nil {
+		return err
+	}
+	tx, err := OpenTX("lo")
+	if err != nil {
+		return err
+	}
+	return tx.Close()
+}
