@@ -205,6 +205,9 @@ func (d *demo) run(ctx context.Context, opt Options) error {
 		return err
 	}
 
+	if before, err = d.lab.Status(ctx); err != nil {
+		return err
+	}
 	victim := before.Speaker
 	said, err := d.lab.Fault(ctx, KillVM, victim)
 	if err != nil {
