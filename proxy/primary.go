@@ -130,6 +130,12 @@ func (r *primary) act(p *Proxy) {
 			p.stats.ByReason = make(map[string]uint64)
 		}
 		p.stats.ByReason[d.Reason.String()]++
+		ev := p.few.Info().Uint32("id", d.ID).Stringer("cause", d.Reason).Stringer("flow", d.Key).Uint32("epoch", d.Epoch).
+			Uint32("seq", uint32(d.Seq)).Uint32("len", d.Len)
+		if d.Exact {
+			ev.Uint64("position", d.Position).Int("frame_offset", d.FrameOffset).Hex("primary", d.Primary).Hex("secondary", d.Secondary)
+		}
+		ev.Str("detail", d.Detail).Msg("the guests differ")
 		p.opt.Events(Diverged{*d})
 	}
 	for _, f := range out.Free {

@@ -126,6 +126,7 @@ func (r role) String() string {
 type Proxy struct {
 	opt Options
 	log zerolog.Logger
+	few zerolog.Logger // for what can come in floods: the first 20 lines a second
 	th  *thread
 
 	// What follows belongs to the thread.
@@ -180,6 +181,7 @@ func Open(opt Options) (*Proxy, error) {
 	}
 	p := &Proxy{
 		opt: opt, log: opt.Log, th: th, front: newFront(),
+		few:    opt.Log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
 		rxBufs: make([][]byte, rxBatch),
 		rxMeta: make([]afpacket.Meta, rxBatch),
 	}

@@ -590,6 +590,54 @@ func BenchmarkPath(b *testing.B) {
 	}
 }
 
+// BenchmarkTCP is one TCP connection in one direction through a host in the middle: forwarded by its bridge, and carried
+// by the sockets of this package, released at once.
+func BenchmarkTCP(b *testing.B) {
+	for _, way := range []string{"bridge", "sockets"} {
+		b.Run(way, func(b *testing.B) {
+			client, mid, server := netnstest.New(b, "client"), netnstest.New(b, "mid"), netnstest.New(b, "server")
+			netnstest.Veth(client, "eth0", mid, "left")
+			netnstest.Veth(server, "eth0", mid, "right")
+			client.Addr("eth0", "192.0.2.1/24")
+			server.Addr("eth0", "192.0.2.2/24")
+			if way == "bridge" {
+				mid.Bridge("br0", "left", "right")
+			} else {
+				startRelay(b, mid, "left", "right")
+			}
+			l := server.Listen("192.0.2.2:0")
+			const chunk = 1 << 20
+			b.SetBytes(chunk)
+			done := make(chan error, 1)
+			go func() {
+				c, err := l.Accept()
+				if err == nil {
+					defer c.Close()
+					_, err = io.CopyN(c, zeros{}, int64(b.N)*chunk)
+				}
+				done <- err
+			}()
+			c, err := client.Dial(context.Background(), "tcp", l.Addr().String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			b.ResetTimer()
+			if _, err := io.CopyN(io.Discard, c, int64(b.N)*chunk); err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			if err := <-done; err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
 // tcpFrame is an IPv4 TCP frame of size bytes with a partial checksum, to be cut into segments of 1,448 if it is large.
 func tcpFrame(size int) []byte {
 	f := make([]byte, afpacket.VnetLen+size)

@@ -1,9 +1,22 @@
 package afpacket
 
-import "time"
+import (
+	"time"
 
-// Settle is longer than a frame which one processor handles while another changes a rule remains under way.
-const Settle = 2 * time.Millisecond
+	"golang.org/x/sys/unix"
+)
+
+// Settle waits until every frame which any processor was handling when it was called has been handled to its end. A
+// change of tc rules works at once for frames that come later, and not for those under way. It takes a grace period of
+// RCU, some milliseconds to some tens of them, and does not load the machine.
+func Settle() {
+	// membarrier(2): the global command is one grace period (kernel/sched/membarrier.c), and the kernel handles frames
+	// inside a read-side section. Machines with nohz_full refuse it.
+	const global = 1
+	if _, _, e := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); e != 0 {
+		time.Sleep(50 * time.Millisecond)
+	}
+}
 
 // Seam tells, around a change of tc rules that takes frames from the kernel or gives them back, which frames of a tap the
 // kernel has carried to the uplink by itself and which it left to the caller. It is a packet socket on the uplink that
@@ -13,11 +26,12 @@ const Settle = 2 * time.Millisecond
 // on the tap, leaves (or not), and only then frame i+1 is seen on the tap. The times of the two sockets, of one clock,
 // therefore order all of it.
 //
-// From kernel to caller (netfilter: Pass to Steal): open the Seam before the receiving socket on the tap, change the
-// mode, Poll. The kernel has carried exactly the frames from the guest with KTime <= Last.
+// From kernel to caller (netfilter: Pass to Steal): open the Seam, then open the receiving socket on the tap or take and
+// forget what it has, change the mode, Settle, Poll. Of the frames from the guest seen since, the kernel has carried
+// exactly those with KTime <= Last.
 //
-// From caller to kernel (Steal to Pass): stop sending, open the Seam, change the mode, wait a moment for a frame that is
-// under way on another processor (Settle is ample), take what the tap's socket has, Poll. Of the frames from the guest
+// From caller to kernel (Steal to Pass): stop sending, open the Seam, change the mode, Settle, take what the tap's socket
+// has, Poll. Of the frames from the guest
 // the kernel has carried the last one with KTime <= First and all after it; the others are the caller's to send. If First
 // is 0, it has carried none.
 //

@@ -55,3 +55,9 @@ func TestSeam(t *testing.T) {
 func TestProbe(t *testing.T) {
 	netnstest.New(t, "a").Must(afpacket.Probe)
 }
+
+func BenchmarkSettle(b *testing.B) {
+	for b.Loop() {
+		afpacket.Settle()
+	}
+}
