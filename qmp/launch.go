@@ -252,18 +252,16 @@ func startQEMU(reg *registry, cfg *VMConfig) (*process, error) {
 		return nil, fmt.Errorf("start %s: %w", reg.Args[0], err)
 	}
 	reg.PID = cmd.Process.Pid
-	proc, err := openProcess(reg.PID, func() string { // our child: its number is not reused before Wait
-		_ = cmd.Wait() // the state says it all
-		return "process ended: " + cmd.ProcessState.String()
-	})
-	if err == nil {
-		reg.Start, err = startTime(reg.PID)
+	var proc *process
+	if reg.Start, err = startTime(reg.PID); err == nil { // our child: its number is not reused before Wait
+		proc, err = openProcess(reg.PID, func() string {
+			_ = cmd.Wait() // the state says it all
+			return "process ended: " + cmd.ProcessState.String()
+		})
 	}
 	if err != nil {
 		_ = cmd.Process.Kill()
-		if proc == nil {
-			_ = cmd.Wait()
-		}
+		_ = cmd.Wait()
 		return nil, err
 	}
 	return proc, nil

@@ -27,10 +27,16 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(launchHelperEnv); dir != "" {
 		launchHelper(dir)
 	}
+	before := len(openFiles())
 	code := m.Run()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+		// The runtime keeps a few for itself from the first network use on.
+		if after := openFiles(); len(after) > before+4 {
+			fmt.Fprintf(os.Stderr, "%d open files before the tests, after them: %q\n", before, after)
 			code = 1
 		}
 	}
@@ -38,6 +44,19 @@ func TestMain(m *testing.M) {
 		os.RemoveAll(shimDir)
 	}
 	os.Exit(code)
+}
+
+// openFiles lists what the process's descriptors are.
+func openFiles() (names []string) {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		name, _ := os.Readlink("/proc/self/fd/" + e.Name())
+		names = append(names, name)
+	}
+	return names
 }
 
 var buildShim = sync.OnceValues(func() (string, error) {
