@@ -54,6 +54,7 @@ type driver struct {
 	vm       atomic.Pointer[vmHandle]
 	sess     *session                // present session; loop only
 	sessNow  atomic.Pointer[session] // the same, for other goroutines
+	freed    chan struct{}           // closed when the last FreeVM is done; loop only
 	linkSess atomic.Pointer[session] // whose link the data path has
 	asks     map[uint64]chan string
 	askID    uint64
@@ -198,7 +199,7 @@ func (d *driver) act(a pair.Action) {
 	case pair.CheckVM:
 		d.vmLane.do(func() { d.checkVM(a) })
 	case pair.FreeVM:
-		d.vmLane.do(func() { d.freeVM(a) })
+		d.free(a)
 	case pair.CutSession:
 		d.cutSession(a)
 	case pair.Copy:
@@ -209,7 +210,13 @@ func (d *driver) act(a pair.Action) {
 	case pair.Mute:
 		d.pathLane.do(func() { d.mute(a) })
 	case pair.Speak:
-		d.pathLane.do(func() { d.speak(a) })
+		s, freed := d.sess, d.freed
+		d.pathLane.do(func() {
+			if a.How == pair.TakeOver && s != nil && freed != nil && !s.quiet() {
+				<-freed // only then it is known which state the guest goes on from
+			}
+			d.speak(a)
+		})
 	case pair.Link:
 		d.connect(a)
 	case pair.Hold:
@@ -220,8 +227,14 @@ func (d *driver) act(a pair.Action) {
 	case pair.Cover:
 		d.cover(a)
 	case pair.SecondaryStopped:
+		if d.sess != nil {
+			d.sess.tellStopped(a.At)
+		}
 		d.data.SecondaryStopped(a.At)
 	case pair.SecondaryResumed:
+		if d.sess != nil {
+			d.sess.tellResumed()
+		}
 		d.data.SecondaryResumed(a.At)
 
 	case pair.Send:

@@ -239,19 +239,53 @@ func (d *driver) checkVM(a pair.CheckVM) {
 	d.post(ev)
 }
 
-func (d *driver) freeVM(a pair.FreeVM) {
-	ev := pair.VMFreed{Op: a.Op}
-	h := d.vm.Load()
-	if h == nil {
-		ev.Err = "there is none"
-	} else {
-		ctx, cancel := context.WithTimeout(context.Background(), freeTimeout)
-		defer cancel()
-		if _, err := h.LostHeartbeat(ctx); err != nil {
+// free is called on the loop.
+func (d *driver) free(a pair.FreeVM) {
+	s := d.sess
+	secondary := d.m.Role() == pair.Secondary
+	done := make(chan struct{})
+	d.freed = done
+	d.vmLane.do(func() {
+		defer close(done)
+		ev := pair.VMFreed{Op: a.Op}
+		if err := d.freeVM(s, secondary); err != nil {
 			ev.Err = err.Error()
 		}
+		d.post(ev)
+	})
+}
+
+func (d *driver) freeVM(s *session, secondary bool) error {
+	h := d.vm.Load()
+	if h == nil {
+		return errors.New("there is none")
 	}
-	d.post(ev)
+	ctx, cancel := context.WithTimeout(context.Background(), freeTimeout)
+	defer cancel()
+	ran := d.stats.lastResume()
+	began := time.Now()
+	resumed, err := h.LostHeartbeat(ctx)
+	if err != nil {
+		return err
+	}
+	d.log.Debug().Dur("took_ms", time.Since(began)).Msg("VM freed from its peer")
+	if s == nil || !secondary {
+		return nil
+	}
+	stopAt, yes := s.untold()
+	if !yes {
+		return nil
+	}
+	// The last checkpoint arrived as a whole: this guest is what the primary
+	// was then. Its data path has to know before it speaks.
+	at := resumed
+	if ran.After(stopAt) {
+		at = ran // it ran already when it was freed
+	}
+	d.log.Info().Msg("the last checkpoint arrived as a whole: the guest goes on from it")
+	d.data.SecondaryStopped(at)
+	d.data.SecondaryResumed(at)
+	return nil
 }
 
 // trigger is called on the loop.

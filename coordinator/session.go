@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"colod/qmp/relay"
 )
 
 // session is what the driver holds for one synchronisation and the
@@ -27,6 +29,12 @@ type session struct {
 	mu    sync.Mutex
 	cut   bool
 	relay Relay
+	// Of the secondary: when its VM last stopped for a checkpoint, whether it
+	// still stands still, and how many checkpoints the data path has been
+	// told the end of.
+	stopAt  time.Time
+	stopped bool
+	told    uint64
 }
 
 func newSession(name string, secret [32]byte) *session {
@@ -94,6 +102,56 @@ func (s *session) currentRelay() Relay {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.relay
+}
+
+// tellStopped and tellResumed count what the secondary's data path is told.
+func (s *session) tellStopped(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopAt, s.stopped = at, true
+}
+
+func (s *session) tellResumed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		s.told++
+	}
+	s.stopped = false
+}
+
+// untold reports whether the secondary has taken a checkpoint of whose end
+// its data path does not know, and when its VM stopped for it.
+//
+// QEMU loads a checkpoint if and only if its word that it has received it
+// could be sent (migration/colo.c, colo_incoming_process_checkpoint), and the
+// relay has seen that word. A checkpoint that was not received as a whole is
+// thrown away, and the VM goes on from its own state.
+func (s *session) untold() (stopAt time.Time, yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopAt, s.taken() > s.told
+}
+
+// taken is how many checkpoints the secondary has received as a whole;
+// needs s.mu.
+func (s *session) taken() uint64 {
+	if s.relay == nil {
+		return 0
+	}
+	st := s.relay.Stats()
+	if st.Phase == relay.Loading {
+		return st.Checkpoints + 1
+	}
+	return st.Checkpoints
+}
+
+// quiet reports that no checkpoint is under way that the secondary could
+// still take: it has not even answered to one.
+func (s *session) quiet() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.relay != nil && s.relay.Stats().Phase == relay.Idle && s.taken() == s.told
 }
 
 // end closes the relay hard and ends whatever waits for the peer.

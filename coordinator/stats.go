@@ -59,6 +59,12 @@ func (s *stats) resumed(at time.Time) {
 	s.resumeT = at
 }
 
+func (s *stats) lastResume() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.resumeT
+}
+
 // done counts checkpoint n and returns what a checkpoint costs at present:
 // the time from its request to the release of what it covers.
 func (s *stats) done(n uint64) time.Duration {

@@ -87,7 +87,7 @@ func (m *Machine) decide() {
 func (m *Machine) decideSpeaker(have bool) {
 	switch {
 	case m.rec.Standby == "" && have:
-		m.toPromoting(promoteAdopt, Alone, "the guest runs here already and is adopted")
+		m.toPromoting(promoteFree, Alone, "the guest runs here already and is adopted")
 	case m.rec.Standby == "":
 		m.toPromoting(promoteLaunch, Alone, "the guest is started")
 	case have:

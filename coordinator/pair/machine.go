@@ -32,6 +32,7 @@ type Config struct {
 	RecordPoll        time.Duration // how often a waiting node reads the record, default 500 ms
 	TakeoverWait      time.Duration // how long a speaker without VM waits for the standby to take over, default 30 s
 	AdoptWait         time.Duration // how long a secondary found at start waits for the speaker, default 2 s
+	SettleWait        time.Duration // how long after a takeover the next synchronisation waits, so that clients are served first; default 500 ms
 	SuspectWait       time.Duration // how long a secondary that is no longer fed waits for the speaker's word, default 500 ms
 	MaxRestarts       int           // launches in a row after deaths without a copy, default 3
 
@@ -54,6 +55,7 @@ func (c *Config) defaults() {
 	def(&c.RecordPoll, 500*time.Millisecond)
 	def(&c.TakeoverWait, 30*time.Second)
 	def(&c.AdoptWait, 2*time.Second)
+	def(&c.SettleWait, 500*time.Millisecond)
 	def(&c.SuspectWait, 500*time.Millisecond)
 	if c.MaxRestarts == 0 {
 		c.MaxRestarts = 3

@@ -5,8 +5,7 @@ type promoteStage uint8
 
 const (
 	promoteLaunch promoteStage = iota + 1 // launch a VM, then speak
-	promoteAdopt                          // a VM runs: free it from what its former colod left, then speak
-	promoteFree                           // free the VM from COLO, then speak
+	promoteFree                           // a VM runs: free it from COLO, and speak
 	promoteSpeak                          // the VM is free, or being freed
 )
 
@@ -14,9 +13,12 @@ const (
 type promotion struct {
 	how       How
 	launching bool // the VM is being launched, or will be once the former one is gone
+	spoken    bool // the data path is open
 }
 
-// toPromoting: the record names this node and no standby.
+// toPromoting: the record names this node and no standby. A VM that runs is
+// heard at once, while it is still being freed from COLO: what it said and
+// what clients say to it need not wait for that.
 func (m *Machine) toPromoting(stage promoteStage, how How, reason string) {
 	if m.linked && how == Alone {
 		how = Released
@@ -26,8 +28,9 @@ func (m *Machine) toPromoting(stage promoteStage, how How, reason string) {
 	switch stage {
 	case promoteLaunch:
 		m.promoteLaunch()
-	case promoteAdopt, promoteFree:
+	case promoteFree:
 		m.freeVM()
+		m.promoteSpeak()
 	case promoteSpeak:
 		m.promoteSpeak()
 	}
@@ -40,10 +43,17 @@ func (m *Machine) promoteLaunch() {
 	}
 }
 
-// promoteSpeak opens the data path once the VM is free.
+// promoteSpeak opens the data path, unless a VM has to be launched first.
 func (m *Machine) promoteSpeak() {
-	if m.freeing == 0 && !m.promote.launching && m.speaking == 0 {
+	if !m.promote.launching && !m.promote.spoken && m.speaking == 0 {
 		m.speak(m.promote.how)
+	}
+}
+
+// promoteDone goes on when the guest runs and is heard.
+func (m *Machine) promoteDone() {
+	if m.promote.spoken && !m.promote.launching && m.freeing == 0 {
+		m.toSolo(m.reason)
 	}
 }
 
@@ -57,6 +67,7 @@ func (m *Machine) stepPromoting(ev Event) {
 		}
 		m.promote.launching = false
 		m.promoteSpeak()
+		m.promoteDone()
 	case VMFreed:
 		if ev.Err != "" {
 			m.warn("the VM cannot be freed from its peer and is ended: " + ev.Err)
@@ -64,7 +75,7 @@ func (m *Machine) stepPromoting(ev Event) {
 			m.promoteLaunch()
 			return
 		}
-		m.promoteSpeak()
+		m.promoteDone()
 	case VMGone:
 		if ev.Err != "" {
 			m.warn("the VM here does not end: " + ev.Err)
@@ -92,9 +103,8 @@ func (m *Machine) stepPromoting(ev Event) {
 			m.set(timerRetry, m.cfg.RetryMin)
 			return
 		}
-		if !m.promote.launching && m.freeing == 0 {
-			m.toSolo(m.reason)
-		}
+		m.promote.spoken = true
+		m.promoteDone()
 	case RecordRead:
 		m.soloRecord(ev)
 	case expired:

@@ -9,10 +9,13 @@ func (m *Machine) toSolo(reason string) {
 	m.set(timerRetry, m.backoff())
 }
 
-// backoff is how long to wait before protecting again: at once at first, and
+// backoff is how long to wait before protecting again: hardly at first, and
 // twice as long after each failure.
 func (m *Machine) backoff() time.Duration {
 	if m.failures == 0 {
+		if m.promote.how == TakeOver || m.promote.how == Released {
+			return m.cfg.SettleWait
+		}
 		return 0
 	}
 	d := m.cfg.RetryMin
