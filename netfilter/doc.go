@@ -36,10 +36,11 @@
 //
 //   - Pass to Steal: one instant on the guest's hook. What was seen by a packet socket before it has left by itself and
 //     must not be sent again; what came after it waits for the caller. Socket frames carry the kernel's time, but the
-//     instant lies somewhere within the call. Which frames have left is known exactly by a packet socket on the uplink:
-//     it sees them as outgoing (package afpacket, Cut).
-//   - Steal to Pass: the same instant backwards. The caller stops sending first, and frames seen before the first that
-//     the uplink's socket sees as outgoing are its to send.
+//     instant lies somewhere within the call, and a frame which another processor handles at that time can still meet
+//     the old list. Which frames have left is known exactly by a packet socket on the uplink, which sees them as
+//     outgoing (package afpacket, Seam).
+//   - Steal to Pass: the same instant backwards. The caller stops sending first; frames seen before the first one that
+//     the uplink's socket sees as outgoing are its to send. A caller that sends on meanwhile sends a few frames twice.
 //   - Pass or Steal to StealBoth or Mute: the guest's output closes, then its input. Meanwhile the guest hears and is
 //     not heard, as in Steal.
 //   - Mute or StealBoth to Steal or Pass: input opens, then output.

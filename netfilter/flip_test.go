@@ -134,7 +134,7 @@ func (c *carrier) flip(from, to netfilter.Mode) {
 		if err := c.p.SetMode(to); err != nil {
 			c.t.Fatal(err)
 		}
-		time.Sleep(afpacket.Settle)
+		afpacket.Settle()
 		c.read()
 		if err := seam.Poll(); err != nil {
 			c.t.Fatal(err)
@@ -148,7 +148,7 @@ func (c *carrier) flip(from, to netfilter.Mode) {
 	if err := c.p.SetMode(to); err != nil {
 		c.t.Fatal(err)
 	}
-	time.Sleep(afpacket.Settle)
+	afpacket.Settle()
 	c.read()
 	if err := seam.Poll(); err != nil {
 		c.t.Fatal(err)
@@ -256,7 +256,7 @@ func TestFlips(t *testing.T) {
 	c.flip(from, netfilter.Mute) // the end of what can arrive
 	stop.Store(true)
 	total := <-sent
-	time.Sleep(afpacket.Settle)
+	afpacket.Settle()
 	c.read()
 	c.decide(len(c.queue), false)
 	drain()

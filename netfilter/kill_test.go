@@ -174,7 +174,7 @@ func TestDeadProcessLeavesGuestMute(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(afpacket.Settle)
+		afpacket.Settle()
 		if err := seam.Poll(); err != nil || seam.Frames() != 0 {
 			t.Errorf("mode %v: %d frames of the guest left, %v", m, seam.Frames(), err)
 		}
@@ -191,6 +191,25 @@ func TestDeadProcessLeavesGuestMute(t *testing.T) {
 			return err
 		})
 	}
+}
+
+// TestDeadProcessLeavesGuestReachable ends the process in Pass, as a graceful stop of a guest that runs alone does: a
+// connection made before goes on, and new ones can be made.
+func TestDeadProcessLeavesGuestReachable(t *testing.T) {
+	s := newSite(t)
+	kill := s.start(t, childTask{Config: s.config, Mode: netfilter.Pass}, "ready")
+	s.vm(t)
+	exchange(t, s.client, s.guest, "192.0.2.2", 1<<20)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		exchange(t, s.guest, s.client, "2001:db8::1", 32<<20)
+	}()
+	time.Sleep(10 * time.Millisecond)
+	kill()
+	<-done
+	exchange(t, s.client, s.guest, "192.0.2.2", 1<<20)
+	s.host.Must(func() error { _, err := netfilter.Clean(s.config.Dir, s.config.Owner); return err })
 }
 
 func openTap(s *site) (f *os.File, err error) {

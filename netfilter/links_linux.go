@@ -223,6 +223,21 @@ func portAddress() net.HardwareAddr {
 	return a
 }
 
+// awaitUp waits, a second at most, until devices that were set up carry frames: the kernel takes note of a carrier a
+// moment later, and throws away what is sent before.
+func (l *links) awaitUp(all ...netlink.Link) {
+	end := time.Now().Add(time.Second)
+	for _, link := range all {
+		for time.Now().Before(end) {
+			now, err := l.nl.LinkByIndex(link.Attrs().Index)
+			if err != nil || now.Attrs().OperState == netlink.OperUp {
+				break
+			}
+			time.Sleep(200 * time.Microsecond)
+		}
+	}
+}
+
 // settings reads what we are about to change of a device.
 func (l *links) settings(link netlink.Link) *setting {
 	a := link.Attrs()

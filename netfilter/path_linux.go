@@ -238,6 +238,7 @@ func (p *Path) build() error {
 			return err
 		}
 	}
+	p.links.awaitUp(port, uplink)
 	return nil
 }
 

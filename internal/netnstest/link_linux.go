@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -23,6 +24,19 @@ func Veth(a *NS, aName string, b *NS, bName string) {
 	b.Quiet(bName)
 	a.Up(aName)
 	b.Up(bName)
+	a.ready(aName)
+	b.ready(bName)
+}
+
+// ready waits until a device that was set up carries frames: the kernel takes note of its carrier a moment later, and
+// throws away what is sent before.
+func (n *NS) ready(name string) {
+	n.t.Helper()
+	for end := time.Now().Add(30 * time.Second); n.Device(name).Attrs().OperState != netlink.OperUp; time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(end) {
+			n.t.Fatalf("netnstest: %s of %s does not come up", name, n.name)
+		}
+	}
 }
 
 // Bridge makes a bridge, up, with the given devices as its ports.

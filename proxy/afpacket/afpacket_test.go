@@ -470,6 +470,33 @@ func TestRealTCP(t *testing.T) {
 	}
 }
 
+// TestLargestSegmentStaysWhole sends one segment of the largest size, to be cut by the receiver, with a checksum to be
+// completed: the same bytes arrive as one frame, also with a tag that the kernel takes off on the way.
+func TestLargestSegmentStaysWhole(t *testing.T) {
+	for _, tag := range []uint32{0, unix.ETH_P_8021Q<<16 | 42, unix.ETH_P_8021AD<<16 | 1} {
+		a, b := netnstest.New(t, "a"), netnstest.New(t, "b")
+		netnstest.Veth(a, "va", b, "vb")
+		rx, tx := openRX(t, b, "vb", afpacket.Options{}), openTX(t, a, "va")
+		f := tcpFrame(65535 - afpacket.TagLen) // a device cuts what reaches its gso_max_size of 65,536, all headers included
+		rand.NewChaCha8([32]byte{}).Read(f[afpacket.VnetLen+54:])
+		if tag != 0 {
+			f = append(f, make([]byte, afpacket.TagLen)...)
+			afpacket.InsertTag(f, len(f)-afpacket.TagLen, tag)
+		}
+		if n, err := tx.Send([]afpacket.Msg{{A: f[:60], B: f[60:]}}); n != 1 || err != nil || tx.Stats().Frames != 1 {
+			t.Fatal(n, err, tx.Stats())
+		}
+		bufs, meta := pool(4, afpacket.BufSize)
+		n := recv(t, rx, bufs, meta)
+		got := bufs[0][:meta[0].Len]
+		// The length of the headers is a hint which the kernel makes anew.
+		copy(got[2:4], f[2:4])
+		if n != 1 || meta[0].Truncated || meta[0].VLAN != tag || !bytes.Equal(got, f) {
+			t.Errorf("tag %x: %d frames, %+v, header %x, want %x, %d bytes equal %v", tag, n, meta[0], got[:afpacket.VnetLen], f[:afpacket.VnetLen], len(got), bytes.Equal(got[10:], f[10:]))
+		}
+	}
+}
+
 func TestDrainTap(t *testing.T) {
 	ns := netnstest.New(t, "host")
 	var tap *os.File
