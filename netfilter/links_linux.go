@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -142,6 +143,7 @@ func (l *links) idle(name string) error {
 
 // reader names the process that reads a tap, as far as it can be found.
 func reader(tap string) string {
+	ns, _ := namespaceID()
 	infos, _ := filepath.Glob("/proc/[0-9]*/fdinfo/*")
 	for _, info := range infos {
 		text, err := os.ReadFile(info)
@@ -150,13 +152,40 @@ func reader(tap string) string {
 		}
 		for line := range strings.Lines(string(text)) {
 			if value, ok := strings.CutPrefix(line, "iff:"); ok && strings.TrimSpace(value) == tap {
-				pid := strings.Split(info, "/")[2]
-				comm, _ := os.ReadFile("/proc/" + pid + "/comm")
-				return "process " + pid + " (" + strings.TrimSpace(string(comm)) + ")"
+				parts := strings.Split(info, "/")
+				pid, _ := strconv.Atoi(parts[2])
+				fd, _ := strconv.Atoi(parts[4])
+				if at, err := tapNamespace(pid, fd); err != nil || at == ns {
+					comm, _ := os.ReadFile("/proc/" + parts[2] + "/comm")
+					return "process " + parts[2] + " (" + strings.TrimSpace(string(comm)) + ")"
+				}
 			}
 		}
 	}
 	return "another process"
+}
+
+// tapNamespace identifies the network namespace of the tap that another process's descriptor belongs to: taps of one
+// name can exist in several.
+func tapNamespace(pid, fd int) (uint64, error) {
+	p, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(p)
+	tap, err := unix.PidfdGetfd(p, fd, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(tap)
+	ns, err := unix.IoctlRetInt(tap, unix.TUNGETDEVNETNS)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(ns)
+	var st unix.Stat_t
+	err = unix.Fstat(ns, &st)
+	return st.Ino, err
 }
 
 func openTun(err error) error {
