@@ -20,8 +20,9 @@ func (c *counter) Send(msgs []afpacket.Msg) (int, error) {
 	c.frames += len(msgs)
 	return len(msgs), nil
 }
-func (*counter) FD() int      { return -1 }
-func (*counter) Close() error { return nil }
+func (*counter) Refused() []int { return nil }
+func (*counter) FD() int        { return -1 }
+func (*counter) Close() error   { return nil }
 
 // duplex is both halves of a pair in one goroutine, without sockets: what a
 // guest sends goes through pool, describer, wire format, engine and release queue.

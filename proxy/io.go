@@ -23,6 +23,7 @@ type rx struct {
 // sender is an *afpacket.TX, or a sink in tests.
 type sender interface {
 	Send([]afpacket.Msg) (int, error)
+	Refused() []int
 	FD() int
 	Close() error
 }
@@ -51,6 +52,11 @@ func (q *outq) flush(p *Proxy) {
 	done := 0
 	for done < len(q.msgs) {
 		n, err := q.tx.Send(q.msgs[done:])
+		for _, i := range q.tx.Refused() {
+			p.stats.Refused++
+			m := &q.msgs[done+i]
+			p.few.Warn().Hex("head", m.A[:min(len(m.A), 80)]).Int("head_len", len(m.A)).Int("payload_len", len(m.B)).Msg("the kernel refuses a frame")
+		}
 		for i := done; i < done+n; i++ {
 			if f := q.after[i]; f != nil {
 				p.pool.put(f)

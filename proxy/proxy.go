@@ -430,6 +430,7 @@ type Stats struct {
 	InputLost      uint64
 	OutputLost     uint64
 	SendErrors     uint64
+	Refused        uint64 // frames that the kernel would not send
 	Divergences    uint64
 	ByReason       map[string]uint64
 	LinkIn         uint64 // bytes before encryption

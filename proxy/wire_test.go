@@ -162,8 +162,9 @@ func (s *sink) Send(msgs []afpacket.Msg) (int, error) {
 	}
 	return len(msgs), nil
 }
-func (*sink) FD() int      { return -1 }
-func (*sink) Close() error { return nil }
+func (*sink) Refused() []int { return nil }
+func (*sink) FD() int        { return -1 }
+func (*sink) Close() error   { return nil }
 
 // bareProxy is a Proxy without thread, sockets or peer.
 func bareProxy(r role) *Proxy {
