@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -65,5 +66,6 @@ func logTail(path string) string {
 	if off == 0 && strings.HasPrefix(lines[0], cmdPrefix) {
 		lines = lines[1:]
 	}
+	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.Contains(l, "info: QEMU waiting for connection on") })
 	return strings.Join(lines, "; ")
 }

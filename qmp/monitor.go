@@ -44,23 +44,43 @@ type Monitor struct {
 // offers it. QEMU serves one client per socket: while another one is connected, Dial waits, until
 // ctx (or 10 s) ends.
 func Dial(ctx context.Context, path string, opt *Options) (*Monitor, error) {
+	m := newMonitor(path, opt)
+	ctx, cancel := m.bound(ctx)
+	defer cancel()
+	conn, err := connect(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.negotiate(ctx, conn); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func newMonitor(path string, opt *Options) *Monitor {
 	m := &Monitor{path: path, timeout: defaultTimeout, turn: make(chan struct{}, 1)}
 	if opt != nil && opt.Timeout > 0 {
 		m.timeout = opt.Timeout
 	}
-	ctx, cancel := m.bound(ctx)
-	defer cancel()
+	return m
+}
+
+func connect(ctx context.Context, path string) (net.Conn, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("connect to QMP socket: %w", err)
 	}
-	m.tr, err = newTransport(ctx, conn, &m.events)
-	if err != nil {
+	return conn, nil
+}
+
+// negotiate takes conn over, also when it fails.
+func (m *Monitor) negotiate(ctx context.Context, conn net.Conn) (err error) {
+	if m.tr, err = newTransport(ctx, conn, &m.events); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("negotiate on QMP socket %s: %w", path, err)
+		return fmt.Errorf("negotiate on QMP socket %s: %w", m.path, err)
 	}
 	m.turn <- struct{}{}
-	return m, nil
+	return nil
 }
 
 func (m *Monitor) bound(ctx context.Context) (context.Context, context.CancelFunc) {

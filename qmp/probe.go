@@ -97,7 +97,7 @@ func startBare(ctx context.Context, path, dir string, args ...string) (*bare, er
 	q := &bare{log: filepath.Join(dir, FileLog)}
 	reg := registry{QMP: filepath.Join(dir, FileQMP), Log: q.log}
 	reg.Args = append([]string{path, "-nodefaults", "-no-user-config", "-display", "none",
-		"-qmp", "unix:" + reg.QMP + ",server=on,wait=off"}, args...)
+		"-qmp", monitorOption(reg.QMP)}, args...)
 	cfg.RunDir = dir
 	proc, err := startQEMU(&reg, &cfg)
 	if err != nil {

@@ -355,6 +355,42 @@ func TestRealAdoptUnfinishedLaunch(t *testing.T) {
 	}
 }
 
+// A colod that died before it connected: QEMU waits for its first client, and the guest with it.
+func TestRealAdoptOfAVMNobodyEverSpokeTo(t *testing.T) {
+	ctx := testContext(t, 30*time.Second)
+	cfg := testConfig(t, "guest1")
+	if err := errors.Join(cfg.complete(), os.MkdirAll(cfg.RunDir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	bin, err := lookBinary(cfg.Binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := bootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := func(name string) string { return filepath.Join(cfg.RunDir, name) }
+	reg := registry{Format: 1, Name: cfg.Name, Boot: boot, QMP: in(FileQMP), OOB: in(FileOOB), Log: in(FileLog),
+		Args: append([]string{bin}, cfg.args(false)...), Launched: time.Now()}
+	if err := reg.write(cfg.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	proc, err := startQEMU(&reg, &cfg) // the registry's second write never came
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proc.release()
+	v, err := Adopt(ctx, cfg.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	endAtCleanup(t, v)
+	if s, err := v.QueryStatus(ctx); err != nil || !s.Running || v.PID() != proc.pid {
+		t.Errorf("pid %d, want %d: %+v, %v", v.PID(), proc.pid, s, err)
+	}
+}
+
 func TestArgsAreTheSameOnBothSides(t *testing.T) {
 	cfg := VMConfig{Name: "g", Accel: TCG, Memory: 256 << 20, RunDir: "/run/g", Tap: "vm0", MAC: "52:54:00:12:34:56"}
 	if err := cfg.complete(); err != nil {
