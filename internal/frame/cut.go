@@ -35,9 +35,6 @@ func (p *Parsed) Cut(dst, buf []byte, from, to int) int {
 
 // gsoSegments is how many wire segments lie before payload byte from.
 func (p *Parsed) gsoSegments(from int) uint16 {
-	// A guest may count payload in its linear memory as header (Linux virtio-net does); a kernel refuses to send
-	// a frame that is shorter than its header (packet_snd, EINVAL).
-	binary.LittleEndian.PutUint16(dst[vnetHdrLen:], uint16(n-VnetLen))
 	if p.GSOType == GSONone || p.GSOSize == 0 {
 		if from > 0 {
 			return 1
