@@ -44,6 +44,9 @@ pairs:
       env: {LD_PRELOAD: {{q .State.Shim}}} # lets QEMU run COLO without KVM
 {{- end}}
     mode: {{.State.Mode}}
+{{- if eq .State.Accel "tcg"}}
+    hold: {min: 60ms, max: 600ms} # two emulated guests share the processors: one may be late
+{{- end}}
     state: {encryption: {{.Encryption}}}
 `))
 

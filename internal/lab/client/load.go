@@ -58,6 +58,7 @@ type Report struct {
 	Repeated int64   `json:"repeated"`
 	Corrupt  int64   `json:"corrupt"`
 	PauseMS  float64 `json:"pause_ms"` // longest wait for an answer since the last mark
+	FirstMS  float64 `json:"first_ms"` // from the last mark to the first answer after it; 0 = none asked for yet
 	Error    string  `json:"error,omitempty"`
 	Last     string  `json:"last,omitempty"` // the newest line of a session that shows something
 }
@@ -76,6 +77,7 @@ type meter struct {
 	mu    sync.Mutex
 	r     Report
 	since time.Time // the oldest thing asked for and not answered; zero if none
+	first bool      // something was heard since the last mark
 	stop  context.Context
 }
 
@@ -101,6 +103,7 @@ func (m *meter) heard(outstanding bool) {
 	defer m.mu.Unlock()
 	now := time.Now()
 	m.lapse(now)
+	m.first = m.first || !m.since.IsZero()
 	m.since = time.Time{}
 	if outstanding {
 		m.since = now
@@ -109,7 +112,11 @@ func (m *meter) heard(outstanding bool) {
 
 func (m *meter) lapse(now time.Time) {
 	if !m.since.IsZero() {
-		m.r.PauseMS = max(m.r.PauseMS, float64(now.Sub(m.since).Microseconds())/1000)
+		wait := float64(now.Sub(m.since).Microseconds()) / 1000
+		m.r.PauseMS = max(m.r.PauseMS, wait)
+		if !m.first {
+			m.r.FirstMS = wait
+		}
 	}
 }
 
@@ -118,11 +125,10 @@ func (m *meter) snapshot(mark bool) Report {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	r := m.r
 	m.lapse(now) // a wait that still lasts counts
-	r.PauseMS = m.r.PauseMS
+	r := m.r
 	if mark {
-		m.r.PauseMS = 0
+		m.r.PauseMS, m.r.FirstMS, m.first = 0, 0, false
 		if !m.since.IsZero() {
 			m.since = now
 		}

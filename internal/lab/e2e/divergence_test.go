@@ -92,16 +92,17 @@ func TestFetchSurvives(t *testing.T) {
 		t.Run(fmt.Sprint(round+1), func(t *testing.T) {
 			l := protected(t)
 			giveUpIfFailed(t, l)
-			pause := watched(t, l, []client.Load{
+			gap, longest := watched(t, l, []client.Load{
 				{Kind: client.Fetch, Name: "fetch", Size: 512 << 10, Rate: 128 << 10},
 				{Kind: client.Fetch, Name: "fetch6", Host: image.GuestIPv6, Own: lab.ClientIPv6, Size: 512 << 10, Rate: 128 << 10},
-			}, 3*time.Second, func() {
+			}, 3*time.Second, func(mark func()) {
 				time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
 				before := status(t, l)
 				fault(t, l, lab.KillVM, before.Speaker)
+				mark()
 				awaitSpeaker(t, l, before)
 			})
-			t.Logf("longest pause %.0f ms", pause)
+			t.Logf("clients heard nothing for %.0f ms; longest pause: %.0f ms", gap, longest)
 		})
 	}
 }
