@@ -292,6 +292,11 @@ func (m *Machine) common(ev Event) bool {
 		return ev.Session == m.session
 	case LinkLost:
 		return ev.Session == m.session
+	case expired:
+		if ev.t == timerBehind {
+			m.catchUp()
+			return false
+		}
 	case PeerUp:
 		m.peerUp = true
 		m.sendStatus()
@@ -313,15 +318,21 @@ func (m *Machine) received(msg Message) bool {
 		if again {
 			m.dispatch(restarted{})
 		}
-		if msg.Generation > m.rec.Generation {
-			m.read()
-		}
+		m.catchUp()
 	case Request:
 		// The other node's operator: as if asked here, with nobody to answer.
 		m.dispatch(Ask{Op: msg.Op, Grace: time.Duration(msg.GraceMS) * time.Millisecond})
 		return false
 	}
 	return true
+}
+
+// catchUp reads the record while the other node knows a newer one.
+func (m *Machine) catchUp() {
+	if m.peer != nil && m.peer.Generation > m.rec.Generation {
+		m.read()
+		m.set(timerBehind, m.cfg.RecordPoll)
+	}
 }
 
 // restarted says that the other node's colod is a new process: what it held
@@ -374,9 +385,7 @@ func (m *Machine) become(s State, r Role, reason string) {
 	}
 	from := m.state
 	m.state, m.role, m.reason = s, r, reason
-	grace := m.timers[timerGrace]
-	m.timers = timers{}
-	m.timers[timerGrace] = grace
+	m.timers = timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind]}
 	m.unusable, m.suspect = "", ""
 	m.checking = 0
 	m.emit(Moved{From: from, To: s, Role: r, Reason: reason})

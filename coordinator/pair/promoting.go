@@ -14,6 +14,7 @@ type promotion struct {
 	how       How
 	launching bool // the VM is being launched, or will be once the former one is gone
 	spoken    bool // the data path is open
+	failed    int  // launches in a row that failed
 }
 
 // toPromoting: the record names this node and no standby. A VM that runs is
@@ -61,8 +62,7 @@ func (m *Machine) stepPromoting(ev Event) {
 	switch ev := ev.(type) {
 	case VMLaunched:
 		if ev.Err != "" {
-			m.promote.launching = false
-			m.toStopped("the guest cannot be started: "+ev.Err, stopKeep)
+			m.launchFailed(ev.Err)
 			return
 		}
 		m.promote.launching = false
@@ -82,7 +82,7 @@ func (m *Machine) stepPromoting(ev Event) {
 			m.endVM()
 			return
 		}
-		if m.promote.launching && m.launching == 0 {
+		if m.promote.launching && m.launching == 0 && m.timers[timerRetry] == 0 {
 			m.launch(false)
 		}
 	case VMDied:
@@ -110,11 +110,26 @@ func (m *Machine) stepPromoting(ev Event) {
 	case expired:
 		switch ev.t {
 		case timerRetry:
+			if m.promote.launching && m.launching == 0 {
+				m.promoteLaunch()
+			}
 			m.promoteSpeak()
 		case timerGrace:
 			m.graceOver()
 		}
 	}
+}
+
+// launchFailed: the guest is tried again, ever more rarely: what is missing
+// may come, such as a file system that is mounted late.
+func (m *Machine) launchFailed(why string) {
+	m.promote.failed++
+	wait := doubled(m.cfg.RetryMin, m.cfg.RetryMax, m.promote.failed-1)
+	m.reason = "the guest cannot be started: " + why
+	m.warn(m.reason + "; tried again in " + wait.String())
+	m.answer(OpStart, m.reason)
+	m.set(timerRetry, wait)
+	m.sendStatus()
 }
 
 // soloRecord: a node that speaks alone saw the record.

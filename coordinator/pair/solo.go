@@ -18,10 +18,14 @@ func (m *Machine) backoff() time.Duration {
 		}
 		return 0
 	}
-	d := m.cfg.RetryMin
-	for range m.failures - 1 {
-		if d *= 2; d >= m.cfg.RetryMax {
-			return m.cfg.RetryMax
+	return doubled(m.cfg.RetryMin, m.cfg.RetryMax, m.failures-1)
+}
+
+// doubled is d doubled n times, at most limit.
+func doubled(d, limit time.Duration, n int) time.Duration {
+	for range n {
+		if d *= 2; d >= limit {
+			return limit
 		}
 	}
 	return d
@@ -29,8 +33,8 @@ func (m *Machine) backoff() time.Duration {
 
 func (m *Machine) stepSolo(ev Event) {
 	switch ev := ev.(type) {
-	case Received:
-		if _, ok := ev.Msg.(Status); ok && m.timers[timerRetry] == 0 {
+	case Received, PeerUp:
+		if m.timers[timerRetry] == 0 {
 			m.protectAgain()
 		}
 	case expired:

@@ -3,7 +3,7 @@ package pair
 import "time"
 
 // timer names what a Tick may bring about. Each is set within a state and
-// forgotten when the state is left.
+// forgotten when the state is left, but for those that say otherwise.
 type timer uint8
 
 const (
@@ -13,7 +13,8 @@ const (
 	timerIdle                   // next checkpoint without another reason
 	timerRetrigger              // QEMU has not stopped for a checkpoint
 	timerSuspect                // say that the secondary is no longer fed
-	timerGrace                  // the guest has had its time to shut down
+	timerGrace                  // the guest has had its time to shut down; survives changes of state
+	timerBehind                 // the other node knows a newer record than this one; survives changes of state
 	numTimers
 )
 
