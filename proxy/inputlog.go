@@ -37,7 +37,8 @@ type logFlow struct {
 	ackedSet  bool
 	guestAck  frame.Num // acknowledged by the guest here
 	guestSet  bool
-	last      []byte // newest frame without payload: repeated if the guest lost it
+	last      []byte // newest frame without payload, since the last replay
+	closed    bool   // the client has sent its FIN: what it acknowledges now may be of no connection any more
 	touched   int64
 	unrelease int // entries in the log
 }
@@ -70,11 +71,16 @@ func (l *inputLog) add(now int64, key frame.FlowKey, p *frame.Parsed, buf []byte
 		return
 	}
 	if p.SegEnd() == p.Seq {
-		f.last = append(f.last[:0], buf...)
+		if !f.closed {
+			f.last = append(f.last[:0], buf...)
+		}
 		return
 	}
 	if p.Flags&frame.SYN != 0 {
-		f.ackedSet, f.guestSet = false, false // a new connection may reuse the ports
+		f.ackedSet, f.guestSet, f.closed = false, false, false // a new connection may reuse the ports
+	}
+	if p.Flags&frame.FIN != 0 {
+		f.closed, f.last = true, f.last[:0]
 	}
 	if l.bytes+len(buf) > logMaxBytes {
 		l.compact()
@@ -161,7 +167,7 @@ func (l *inputLog) forgetIdle(now, idle int64) {
 }
 
 // replay gives out, oldest first, every frame that the guest has not acknowledged,
-// then the newest frame without payload of each flow.
+// then, once, the newest frame without payload of each flow.
 func (l *inputLog) replay(give func(buf []byte)) {
 	for i := l.head; i < len(l.entries); i++ {
 		e := &l.entries[i]
@@ -172,14 +178,7 @@ func (l *inputLog) replay(give func(buf []byte)) {
 	for _, f := range l.flows {
 		if len(f.last) > 0 {
 			give(f.last)
+			f.last = f.last[:0]
 		}
 	}
-}
-
-// lastOf is the newest frame without payload of a flow, or nil.
-func (l *inputLog) lastOf(key frame.FlowKey) []byte {
-	if f := l.flows[key]; f != nil {
-		return f.last
-	}
-	return nil
 }
