@@ -2,11 +2,13 @@ package compare
 
 import "colod/internal/frame"
 
-// take notes what one guest says with a segment.
+// take notes what one guest says with a segment, and whether that is nothing new.
 func (a *ackState) take(ack frame.Num, win uint16, scale uint8) {
 	if a.ok && ack.Before(a.ack) {
+		a.same = true
 		return // overtaken by a newer one
 	}
+	a.same = a.ok && ack == a.ack && win == a.win
 	a.ok, a.ack, a.win, a.edge = true, ack, win, ack.Add(uint32(win)<<scale)
 	if a.sack.n > 0 {
 		a.sack.prune(ack)
@@ -31,11 +33,17 @@ func (t *tcpState) limit() (frame.Num, uint16) {
 	return ack, uint16(min(uint32(room)>>t.scale, 0xffff))
 }
 
-// released notes what clients have been told.
-func (t *tcpState) released(ack frame.Num, win uint16) {
-	if !t.relOK || ack.AtLeast(t.relAck) {
-		t.relOK, t.relAck, t.relWin = true, ack, uint32(win)
+// told notes what clients have been told. Progress goes to the secondary's node, which keeps the client's bytes
+// until then.
+func (e *Engine) told(fl *flow, ack frame.Num, win uint16) {
+	t := &fl.t
+	if t.relOK && ack.Before(t.relAck) {
+		return
 	}
+	if !t.relOK || ack != t.relAck {
+		e.mark(fl)
+	}
+	t.relOK, t.relAck, t.relWin = true, ack, uint32(win)
 }
 
 // behind says that clients know less than the primary has said: of the acknowledgement, or of a window that is
@@ -60,23 +68,29 @@ func (e *Engine) primaryAck(now int64, fl *flow, f *Frame) {
 		return
 	}
 	ack, win := t.limit()
+	progress := !t.relOK || ack.After(t.relAck) || ack == t.relAck && t.relWin == 0 && win > 0
 	switch {
-	case p.Ack.AtMost(ack):
-		// Both stand for it, old or new. A repeated one is passed on: clients count them.
+	case p.Ack.After(ack) && !progress:
+		e.owe(now, fl, f)
+		return
+	case p.Ack.After(ack):
+		e.pure(now, fl, f, ack, win, WhyAck)
+	case !progress && !t.p.same && p.SACKLen == 0 && ack == t.relAck && uint32(win) == t.relWin:
+		// A window update that the secondary does not stand for yet. Sent lowered it would be a repetition, and
+		// clients count those.
+		t.winOwed = true
+		e.stats.Merged++
+		e.free(f)
+	default:
+		// Both stand for it, old or new. A repeated one is passed on.
 		if p.Ack.Before(ack) {
-			ack = p.Ack
-			win = min(win, p.Window)
+			ack, win = p.Ack, min(win, p.Window)
 		}
 		why := WhyAgreed
 		if win != p.Window {
-			why = WhyAck
+			why, t.winOwed = WhyAck, true
 		}
 		e.pure(now, fl, f, ack, win, why)
-	case !t.relOK || ack.After(t.relAck) || ack == t.relAck && t.relWin == 0 && win > 0:
-		e.pure(now, fl, f, ack, win, WhyAck)
-	default:
-		e.owe(now, fl, f)
-		return
 	}
 	e.settleOwed(now, fl)
 }
@@ -111,7 +125,8 @@ func (e *Engine) secondaryAck(now int64, fl *flow, repeated bool) {
 	ack, win := t.limit()
 	switch {
 	case !t.relOK, ack.After(t.relAck),
-		ack == t.relAck && uint32(win) > t.relWin && uint32(win) >= 2*t.relWin:
+		ack == t.relAck && uint32(win) > t.relWin && (uint32(win) >= 2*t.relWin || t.winOwed && win == t.p.win):
+		t.winOwed = t.winOwed && win != t.p.win
 		if t.tmpl.Known() && (t.relOK || fl.owed.in) {
 			e.madeAck(fl, ack, win, nil)
 			e.owed.disarm(fl)

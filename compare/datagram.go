@@ -1,6 +1,10 @@
 package compare
 
-import "colod/internal/frame"
+import (
+	"fmt"
+
+	"colod/internal/frame"
+)
 
 // quiet says whether frames of the kind are housekeeping: the guests send them at times of their own choosing
 // (random timers), again and again, and one more or less means nothing. What the secondary said once in an
@@ -152,7 +156,7 @@ func (e *Engine) datagramTooLong(now int64, fl *flow, f *Frame) {
 	if f.link.agreed && d.held.len() > 0 {
 		f = *d.held.at(0)
 	}
-	from, to, _ := compared(f.Buf, &f.P)
+	from, to, meta := compared(f.Buf, &f.P)
 	if d.said.len() == 0 || quiet(fl.key.Kind) {
 		e.diverge(now, fl, Divergence{Reason: ReasonSilenceSecondary, Len: uint32(to - from)})
 		return
@@ -164,6 +168,11 @@ func (e *Engine) datagramTooLong(now int64, fl *flow, f *Frame) {
 		reason = ReasonUnparsable
 	case int(s.n) != to-from:
 		reason = ReasonLength
+	}
+	if s.meta != meta {
+		e.diverge(now, fl, Divergence{Reason: reason, Len: uint32(to - from), Final: true,
+			Detail: fmt.Sprintf("TTL, TOS, fragment, ICMP type or options: primary %016x, secondary %016x", meta, s.meta)})
+		return
 	}
 	if fl.reported == e.round || len(e.reports) >= maxReports {
 		e.diverge(now, fl, Divergence{Reason: reason, Len: uint32(to - from), Final: true})

@@ -41,7 +41,7 @@ func (e *Engine) diverge(now int64, fl *flow, d Divergence) {
 	}
 	e.nextID++
 	d.ID, d.Epoch = e.nextID, e.epoch
-	if d.Reason != ReasonPayload && d.Reason != ReasonUnparsable || len(d.Primary) > 0 {
+	if d.Reason != ReasonPayload && d.Reason != ReasonUnparsable {
 		d.Final = true
 	}
 	if e.silentAt == 0 {
@@ -140,6 +140,10 @@ func (e *Engine) Raw(_ int64, raw *Raw) {
 // tooLong reports the frame that has waited longest for the secondary.
 func (e *Engine) tooLong(now int64, f *Frame) {
 	fl, p := f.link.fl, &f.P
+	if fl.t.crst {
+		e.dropReset(fl)
+		return
+	}
 	switch f.link.wait {
 	case waitDatagram:
 		e.datagramTooLong(now, fl, f)
@@ -163,14 +167,28 @@ func (e *Engine) tooLong(now int64, f *Frame) {
 	}
 }
 
+// dropReset gives up what is held of a connection that the client has reset: the guests have learned of that at
+// different moments, which is no divergence. Should the reset have been out of the window, the guests
+// go on, and repeat what is dropped here as they repeat a lost segment.
+func (e *Engine) dropReset(fl *flow) {
+	e.stats.Reset += uint64(fl.held)
+	t := &fl.t
+	e.dropHeld(fl)
+	e.npieces -= t.pieces.len()
+	t.pieces.reset()
+	t.ask = span{}
+	e.owed.disarm(fl)
+	e.swait.disarm(fl)
+}
+
 // watch keeps the timer for what the secondary has said and the primary has not.
 func (e *Engine) watch(now int64, fl *flow) {
 	t := &fl.t
 	open := fl.d.said.len() > 0 && fl.d.held.len() == 0
 	if fl.key.Kind == frame.KindTCP {
-		open = t.rstOpen && t.rst == nil || t.sSYN && !fl.pSeen || fl.next != nil ||
+		open = !t.crst && (t.rstOpen && t.rst == nil || t.sSYN && !fl.pSeen || fl.next != nil ||
 			t.held.len() == 0 && (t.pieces.len() > 0 && t.pieces.at(t.pieces.len()-1).end().After(t.v) ||
-				t.sFIN && t.known && t.sFINSeq.AtLeast(t.v))
+				t.sFIN && t.known && t.sFINSeq.AtLeast(t.v)))
 	} else if quiet(fl.key.Kind) {
 		return
 	}

@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"fmt"
 	"time"
 
 	"colod/internal/frame"
@@ -76,6 +77,7 @@ type Stats struct {
 	Asks         uint64
 	Repeated     uint64 // frames of the primary that repeat what is held, freed
 	Merged       uint64 // acknowledgements of the primary that went into later ones
+	Reset        uint64 // frames freed unreleased because the client had reset their connection
 	Refused      uint64 // frames freed unreleased because the bounds were exceeded; each bound was reported
 	Evicted      uint64 // flows
 	Stale        uint64 // descriptors of an epoch or connection that is over
@@ -364,8 +366,13 @@ func (e *Engine) Tick(now int64) {
 		return
 	}
 	if fl := e.owed.head; fl != nil && now >= fl.owed.since+e.ackBudget() {
-		e.diverge(now, fl, Divergence{Reason: ReasonSilenceSecondary, Seq: fl.t.s.ack,
-			Detail: "acknowledgement or window of the primary not matched"})
+		t := &fl.t
+		if t.crst {
+			e.dropReset(fl)
+			return
+		}
+		e.diverge(now, fl, Divergence{Reason: ReasonSilenceSecondary, Seq: t.v,
+			Detail: fmt.Sprintf("the primary acknowledges %d with window %d, the secondary %d with %d", t.p.ack, t.p.win, t.s.ack, t.s.win)})
 		return
 	}
 	if fl := e.swait.head; fl != nil {

@@ -65,6 +65,11 @@ type tcpState struct {
 	relAck frame.Num
 	relWin uint32 // released right edge minus relAck
 	relOK  bool
+	// winOwed says that a window update of the primary was released lowered or not at all.
+	winOwed bool
+	// crst says that the client has reset the connection: what the guests say in it is of no use to anyone, unless
+	// the client goes on after all.
+	crst bool
 
 	scale   uint8
 	scaleOK bool
@@ -83,6 +88,7 @@ type ackState struct {
 	ack  frame.Num
 	win  uint16    // newest raw window
 	edge frame.Num // newest ack plus scaled window
+	same bool      // the newest segment repeated ack and win
 	sack sackSet
 }
 

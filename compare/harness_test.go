@@ -258,9 +258,10 @@ type oracle struct {
 }
 
 type oracleFlow struct {
-	off     uint32 // primary's space minus secondary's
-	said    map[uint32]byte
+	off     uint32          // primary's space minus secondary's
+	said    map[uint32]byte // by the secondary, in its own space
 	fins    map[uint32]bool
+	pFINs   map[uint32]bool
 	syn     bool
 	rst     bool
 	ack     frame.Num // highest of the secondary
@@ -285,7 +286,7 @@ func (o *oracle) init(t tb) {
 func (o *oracle) flow(key frame.FlowKey) *oracleFlow {
 	f := o.flows[key]
 	if f == nil {
-		f = &oracleFlow{said: map[uint32]byte{}, fins: map[uint32]bool{}, covered: map[uint32]byte{}, got: map[uint32]byte{},
+		f = &oracleFlow{said: map[uint32]byte{}, fins: map[uint32]bool{}, pFINs: map[uint32]bool{}, covered: map[uint32]byte{}, got: map[uint32]byte{},
 			all: map[string]bool{}}
 		o.flows[key] = f
 	}
@@ -303,6 +304,9 @@ func (o *oracle) primary(f *Frame) {
 	}
 	if p.Flags&frame.SYN != 0 {
 		fl.scale = uint8(max(p.WScale, 0))
+	}
+	if p.Flags&frame.FIN != 0 {
+		fl.pFINs[uint32(p.SegEnd())-1] = true
 	}
 	for i, b := range f.Buf[p.Payload:p.End] {
 		fl.covered[uint32(p.Seq)+uint32(i)] = b // becomes valid at a checkpoint
@@ -338,18 +342,22 @@ func (o *oracle) secondary(f *Frame) {
 		fl.rst = true
 	}
 	for i, b := range f.Buf[p.Payload:p.End] {
-		fl.said[uint32(p.Seq)+fl.off+uint32(i)] = b
+		fl.said[uint32(p.Seq)+uint32(i)] = b
 	}
 	if p.Flags&frame.FIN != 0 {
-		fl.fins[uint32(p.SegEnd())-1+fl.off] = true
+		fl.fins[uint32(p.SegEnd())-1] = true
 	}
 }
 
 // checkpoint makes all that the primary said the secondary's too.
 func (o *oracle) checkpoint() {
 	for _, fl := range o.flows {
+		fl.said, fl.fins = map[uint32]byte{}, map[uint32]bool{}
 		for k, v := range fl.covered {
 			fl.said[k] = v
+		}
+		for k := range fl.pFINs {
+			fl.fins[k] = true
 		}
 		fl.off = 0
 		if fl.pAcked {
@@ -392,7 +400,7 @@ func (o *oracle) released(x *wire) {
 		if x.why == WhySolo || x.why == WhyCovered {
 			continue
 		}
-		if s, ok := fl.said[seq]; !ok || s != b {
+		if s, ok := fl.said[seq-fl.off]; !ok || s != b {
 			o.t.Fatalf("invariant 1: byte at %d released, said by the secondary: %t %#x, released %#x", seq, ok, s, b)
 		}
 	}
@@ -402,7 +410,7 @@ func (o *oracle) released(x *wire) {
 	if x.why == WhySolo || x.why == WhyCovered {
 		return
 	}
-	if p.Flags&frame.FIN != 0 && !fl.fins[uint32(p.SegEnd())-1] {
+	if p.Flags&frame.FIN != 0 && !fl.fins[uint32(p.SegEnd())-1-fl.off] {
 		o.t.Fatalf("invariant 1: FIN at %d released, not sent by the secondary", p.SegEnd()-1)
 	}
 	if p.Flags&frame.SYN != 0 && !fl.syn {

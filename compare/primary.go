@@ -69,7 +69,7 @@ func (e *Engine) letOut(now int64, fl *flow, f *Frame, why Why) {
 			}
 		}
 		if p.Flags&frame.ACK != 0 {
-			t.released(p.Ack, p.Window)
+			e.told(fl, p.Ack, p.Window)
 		}
 	}
 	h := frame.Header{Seq: p.Seq, Ack: p.Ack, Window: p.Window, TSVal: p.TSVal}
@@ -346,6 +346,7 @@ func (e *Engine) trySYN(now int64, fl *flow) bool {
 	t.syn, t.synOK = nil, true
 	e.unkeep(f)
 	e.releaseSYN(now, fl, f, WhyAgreed)
+	e.advance(now, fl) // both may have sent more behind it
 	return true
 }
 
@@ -359,7 +360,7 @@ func (e *Engine) releaseSYN(now int64, fl *flow, f *Frame, why Why) {
 	t.v = t.v.Max(t.iss + 1)
 	t.rel = t.rel.Max(t.iss + 1)
 	if p.Flags&frame.ACK != 0 {
-		t.released(p.Ack, p.Window)
+		e.told(fl, p.Ack, p.Window)
 	}
 	if p.Len() == 0 && p.Flags&frame.FIN == 0 {
 		e.whole(now, f, why)
@@ -417,7 +418,16 @@ func (e *Engine) clientTCP(fl *flow, p *frame.Parsed) {
 	if p.Flags&frame.SYN != 0 && p.Flags&frame.ACK != 0 && t.issKnown && p.Ack == t.iss+1 && p.WScale < 0 {
 		t.scale = 0 // the client does not scale, so neither side does (RFC 7323 section 2.2)
 	}
-	if p.Flags&frame.ACK == 0 || p.Flags&frame.RST != 0 {
+	if p.Flags&frame.RST != 0 {
+		// Guests take it only inside of the window; what if they do not, see Engine.dropReset.
+		if off := p.Seq.Diff(t.relAck); t.relOK && off >= 0 && off < 1<<20 {
+			t.crst = true
+			e.swait.disarm(fl)
+		}
+		return
+	}
+	t.crst = false
+	if p.Flags&frame.ACK == 0 {
 		return
 	}
 	if t.known && p.Ack.After(t.rel) {

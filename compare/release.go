@@ -51,7 +51,7 @@ func (e *Engine) segment(now int64, fl *flow, f *Frame, from, to frame.Num, last
 				p.DropSACK(f.Buf, func(l, r frame.Num) bool { return t.s.sack.covers(t.s.ack, l, r) })
 			}
 		}
-		t.released(h.Ack, h.Window)
+		e.told(fl, h.Ack, h.Window)
 	}
 	e.stamp(fl, p, &h)
 	p.SetHeader(f.Buf, h)
@@ -116,7 +116,7 @@ func (e *Engine) pure(now int64, fl *flow, f *Frame, ack frame.Num, win uint16, 
 		p.DropSACK(f.Buf, func(l, r frame.Num) bool { return t.s.sack.covers(t.s.ack, l, r) })
 	}
 	e.stamp(fl, p, &h)
-	t.released(ack, win)
+	e.told(fl, ack, win)
 	p.SetHeader(f.Buf, h)
 	e.whole(now, f, why)
 }
@@ -165,6 +165,6 @@ func (e *Engine) madeAck(fl *flow, ack frame.Num, win uint16, sack *sackSet) {
 	}
 	r := e.newRelease(WhyAck)
 	r.HeadLen = t.tmpl.Make(r.Head[:], &a)
-	t.released(ack, win)
+	e.told(fl, ack, win)
 	e.count(r)
 }

@@ -2,7 +2,6 @@ package frame
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 )
 
@@ -13,11 +12,15 @@ func (k FlowKey) String() string {
 		return ""
 	}
 	if k.Kind == KindOther {
-		return fmt.Sprintf("%v %v -> %v type %#04x", k.Kind, net.HardwareAddr(k.Guest[:6]), net.HardwareAddr(k.Peer[:6]), k.Ether)
+		return fmt.Sprintf("%v %v -> %v type %#04x", k.Kind, mac(k.Guest), mac(k.Peer), k.Ether)
 	}
 	guest, peer := netip.AddrFrom16(k.Guest).Unmap(), netip.AddrFrom16(k.Peer).Unmap()
 	if k.GuestPort|k.PeerPort != 0 {
 		return fmt.Sprintf("%v %v -> %v", k.Kind, netip.AddrPortFrom(guest, k.GuestPort), netip.AddrPortFrom(peer, k.PeerPort))
 	}
 	return fmt.Sprintf("%v %v -> %v", k.Kind, guest, peer)
+}
+
+func mac(a [16]byte) string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3], a[4], a[5])
 }

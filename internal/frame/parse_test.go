@@ -180,6 +180,27 @@ func TestKey(t *testing.T) {
 	}
 }
 
+func TestKeyString(t *testing.T) {
+	for _, c := range []struct {
+		buf  []byte
+		want string
+	}{
+		{frametest.TCP{Src: g4, Dst: c4}.Bytes(), "tcp 192.0.2.10:80 -> 198.51.100.7:40000"},
+		{frametest.TCP{Src: g6, Dst: c6}.Bytes(), "tcp [2001:db8::10]:80 -> [2001:db8:1::7]:40000"},
+		{frametest.IP(frametest.Link{}, g4.IP, c4.IP, 47, []byte("gre")), "ip 192.0.2.10 -> 198.51.100.7"},
+		{append(frametest.ARP(frametest.Link{}, 1, g4.IP, c4.IP)[:22], 0x88, 0xcc, 1), "other 52:54:00:12:34:56 -> 52:54:00:00:00:01 type 0x88cc"},
+	} {
+		var p frame.Parsed
+		frame.Parse(c.buf, &p)
+		if got := p.Key(true).String(); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+	if s := (frame.FlowKey{}).String(); s != "" {
+		t.Errorf("the zero key is %q", s)
+	}
+}
+
 func TestNum(t *testing.T) {
 	const top = frame.Num(0xffffffff)
 	if !top.Before(0) || !frame.Num(0).After(top) || top.Add(2) != 1 || frame.Num(1).Diff(top) != 2 || top.Diff(1) != -2 {

@@ -1,0 +1,55 @@
+package compare
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestPure keeps the package what its comment promises: no I/O, no clock, no goroutine, no randomness. What it may
+// import is listed, with the reason.
+func TestPure(t *testing.T) {
+	allowed := map[string]string{
+		"colod/internal/frame": "parsing and rewriting",
+		"crypto/aes":           "digests",
+		"crypto/cipher":        "digests",
+		"encoding/binary":      "nonces",
+		"fmt":                  "details of divergences",
+		"time":                 "durations only: see below",
+	}
+	for _, dir := range []string{".", "../internal/frame"} {
+		pkgs, err := parser.ParseDir(token.NewFileSet(), dir, func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pkg := range pkgs {
+			for name, file := range pkg.Files {
+				for _, imp := range file.Imports {
+					path, _ := strconv.Unquote(imp.Path.Value)
+					if dir == "." && allowed[path] == "" || path == "os" || path == "net" || path == "syscall" || strings.HasPrefix(path, "math/rand") {
+						t.Errorf("%s imports %s", name, path)
+					}
+				}
+				ast.Inspect(file, func(n ast.Node) bool {
+					switch n := n.(type) {
+					case *ast.GoStmt, *ast.SelectStmt, *ast.ChanType, *ast.SendStmt:
+						t.Errorf("%s: goroutines and channels do not belong here", name)
+					case *ast.SelectorExpr:
+						if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" {
+							switch n.Sel.Name {
+							case "Duration", "Second", "Millisecond":
+							default:
+								t.Errorf("%s uses time.%s", name, n.Sel.Name)
+							}
+						}
+					}
+					return true
+				})
+			}
+		}
+	}
+}
