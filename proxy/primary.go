@@ -23,6 +23,7 @@ type primary struct {
 	armed      bool // a checkpoint has completed: output is compared
 	inputLost  uint64
 	lostBefore bool
+	counted    uint32 // ID of the newest divergence that is counted
 
 	desc    compare.Descriptor // memory of the descriptor being read
 	digests [maxDigests][compare.DigestLen]byte
@@ -125,11 +126,14 @@ func (r *primary) act(p *Proxy) {
 	}
 	for i := range out.Divergences {
 		d := &out.Divergences[i]
-		p.stats.Divergences++
-		if p.stats.ByReason == nil {
-			p.stats.ByReason = make(map[string]uint64)
+		if d.ID > r.counted { // some come again when their exact place is known
+			r.counted = d.ID
+			p.stats.Divergences++
+			if p.stats.ByReason == nil {
+				p.stats.ByReason = make(map[string]uint64)
+			}
+			p.stats.ByReason[d.Reason.String()]++
 		}
-		p.stats.ByReason[d.Reason.String()]++
 		ev := p.few.Info().Uint32("id", d.ID).Stringer("cause", d.Reason).Stringer("flow", d.Key).Uint32("epoch", d.Epoch).
 			Uint32("seq", uint32(d.Seq)).Uint32("len", d.Len)
 		if d.Exact {
