@@ -274,7 +274,12 @@ func (m *Machine) common(ev Event) bool {
 	case VMChecked:
 		return m.done(&m.checking, ev.Op)
 	case VMFreed:
-		return m.done(&m.freeing, ev.Op)
+		if !m.done(&m.freeing, ev.Op) {
+			return false
+		}
+		if ev.Err == "" {
+			m.vmPaused = false // the end of COLO starts the guest, whoever stopped it
+		}
 	case VMGone:
 		if !m.done(&m.ending, ev.Op) {
 			return false

@@ -632,12 +632,12 @@ func (w *simWorld) fault() {
 	restart := func() {
 		w.after(later, func() {
 			if !n.up || n.exited {
-				n.up = false
+				n.crashColod()
 				n.start()
 			}
 		})
 	}
-	switch k := w.rnd.IntN(10); k {
+	switch k := w.rnd.IntN(13); k {
 	case 0:
 		w.logf("fault: kill VM of %s", n.name)
 		n.killVM(true)
@@ -683,6 +683,14 @@ func (w *simWorld) fault() {
 	case 8:
 		w.logf("fault: state stream breaks")
 		n.breakColo()
+	case 10:
+		n.step(Ask{ID: 1, Op: OpFailover})
+	case 11:
+		n.powerOff()
+		w.after(later, func() { n.step(Ask{ID: 2, Op: OpStart}) })
+	case 12:
+		n.step(Ask{ID: 3, Op: OpStop, Grace: time.Duration(w.rnd.IntN(2)) * time.Second})
+		w.after(later, func() { n.step(Ask{ID: 4, Op: OpStart}) })
 	case 9:
 		w.logf("quit of %s", n.name)
 		if n.up && !n.exited {
@@ -730,17 +738,193 @@ func simulate(t *testing.T, seed uint64, keepLog bool) (w *simWorld, failed stri
 			}
 		}
 	}
-	w.faults = false
-	w.runUntil(w.now+15*time.Second, nil) // what was to be mended is
-	for _, n := range w.n {
-		if !n.up {
-			n.start()
-		}
-	}
+	w.peace()
 	if !w.runUntil(w.now+3*time.Minute, w.protected) {
 		w.fail("the pair is not protected again after three minutes of peace")
 	}
 	return w, ""
+}
+
+// peace ends the faults, and what they have ended is started again.
+func (w *simWorld) peace() {
+	w.faults = false
+	w.runUntil(w.now+15*time.Second, nil) // what was to be mended is
+	for _, n := range w.n {
+		if !n.up || n.exited {
+			n.crashColod()
+			n.start()
+		}
+	}
+	w.runUntil(w.now+15*time.Second, nil)
+	for _, n := range w.n {
+		if n.m.State() == Stopped {
+			n.step(Ask{ID: 5, Op: OpStart})
+			w.runUntil(w.now+5*time.Second, nil)
+		}
+	}
+}
+
+// powerOff is the guest's own wish.
+func (n *simNode) powerOff() {
+	if v := n.vm; v != nil && v.alive && v.copied {
+		n.w.logf("guest of %s powers off", n.name)
+		n.killVM(false)
+		if n.up {
+			d := n.w.delay(0, 2*time.Millisecond)
+			n.result(d, VMShutdown{VM: v.id, Planned: true, Reason: "guest-shutdown"})
+			n.result(d+n.w.delay(0, time.Millisecond), VMDied{VM: v.id, Reason: "exit 0"})
+		}
+	}
+}
+
+// whole runs a fresh pair until it is protected, and a random while on.
+func whole(t *testing.T, seed uint64, keepLog bool) *simWorld {
+	w := newSimWorld(t, seed)
+	w.keepLog = keepLog
+	for _, n := range w.n {
+		w.after(w.delay(0, time.Second), n.start)
+	}
+	if !w.runUntil(time.Minute, w.protected) {
+		w.fail("a fresh pair does not get protected")
+	}
+	w.runUntil(w.now+w.delay(0, 3*time.Second), nil)
+	return w
+}
+
+// TestOneFaultKeepsTheGuest: from a protected pair, no single fault loses
+// the guest: it is never started anew, and is protected again.
+func TestOneFaultKeepsTheGuest(t *testing.T) {
+	kinds := []string{"kill vm", "kill colod", "kill node", "partition", "pause", "arbiter away", "freeze", "net link", "state stream", "failover", "quit"}
+	run := func(kind string, seed uint64, keepLog bool) (failed string) {
+		defer func() {
+			if r := recover(); r != nil {
+				failed = fmt.Sprint(r)
+			}
+		}()
+		w := whole(t, seed, keepLog)
+		// At any moment, also in the middle of a checkpoint.
+		if w.rnd.IntN(2) == 0 {
+			for _, n := range w.n {
+				n.step(Diverged{Reason: "payload"})
+			}
+			w.runUntil(w.now+w.delay(0, 60*time.Millisecond), nil)
+		}
+		n := w.n[w.rnd.IntN(2)]
+		again := func() { w.after(w.delay(0, 3*time.Second), n.start) }
+		w.logf("fault: %s at %s", kind, n.name)
+		switch kind {
+		case "kill vm":
+			n.killVM(true)
+		case "kill colod":
+			n.crashColod()
+			again()
+		case "kill node":
+			n.crashNode()
+			again()
+		case "partition":
+			w.cut = true
+			w.conn++
+			w.after(w.delay(0, 3*time.Second), func() {
+				w.cut = false
+				w.conn++
+				w.n[0].loseLink()
+				w.n[1].loseLink()
+				w.n[0].breakColo()
+			})
+		case "pause":
+			n.paused = w.now + w.delay(0, 3*time.Second)
+		case "arbiter away":
+			w.arbDown = w.now + w.delay(0, 3*time.Second)
+		case "freeze":
+			n.vm.frozen = true
+			v := n.vm
+			w.after(w.delay(0, 8*time.Second), func() { v.frozen = false })
+		case "net link":
+			w.n[0].loseLink()
+			w.n[1].loseLink()
+		case "state stream":
+			w.n[0].breakColo()
+			w.n[1].breakColo()
+		case "failover":
+			n.step(Ask{ID: 1, Op: OpFailover})
+		case "quit":
+			n.step(Quit{})
+			w.after(w.delay(2*time.Second, 4*time.Second), func() {
+				if !n.exited {
+					w.fail("no rest after quit")
+				}
+				n.crashColod()
+				n.start()
+			})
+		}
+		w.runUntil(w.now+10*time.Second, nil)
+		if !w.runUntil(w.now+2*time.Minute, w.protected) {
+			w.fail("not protected again after " + kind)
+		}
+		if w.lineage != 1 {
+			w.fail("the guest was lost by " + kind)
+		}
+		return ""
+	}
+	for _, kind := range kinds {
+		for seed := uint64(1); seed <= 200; seed++ {
+			if f := run(kind, seed, false); f != "" {
+				t.Logf("%s, seed %d: %s", kind, seed, f)
+				run(kind, seed, true)
+				t.FailNow()
+			}
+		}
+	}
+}
+
+// TestPlannedEnd: a guest that is ended on purpose stays ended on both
+// nodes, and the record says so.
+func TestPlannedEnd(t *testing.T) {
+	run := func(seed uint64, keepLog bool) (failed string) {
+		defer func() {
+			if r := recover(); r != nil {
+				failed = fmt.Sprint(r)
+			}
+		}()
+		w := whole(t, seed, keepLog)
+		sp := w.n[0]
+		if w.n[1].m.Role() == Speaker {
+			sp = w.n[1]
+		}
+		if w.rnd.IntN(2) == 0 {
+			sp.step(Diverged{Reason: "payload"})
+			w.runUntil(w.now+w.delay(0, 60*time.Millisecond), nil)
+		}
+		switch w.rnd.IntN(3) {
+		case 0:
+			sp.powerOff()
+		case 1:
+			sp.step(Ask{ID: 1, Op: OpStop})
+		case 2:
+			w.n[w.rnd.IntN(2)].step(Ask{ID: 1, Op: OpStop, Grace: time.Second})
+		}
+		w.runUntil(w.now+30*time.Second, nil)
+		for _, n := range w.n {
+			if n.m.State() != Stopped || n.vm != nil && n.vm.alive {
+				w.fail(n.name + " is not stopped")
+			}
+		}
+		if !w.rec.Ended || w.lineage != 1 {
+			w.fail("the record does not say that the guest was ended, or it was started again")
+		}
+		w.n[w.rnd.IntN(2)].step(Ask{ID: 2, Op: OpStart})
+		if !w.runUntil(w.now+time.Minute, w.protected) {
+			w.fail("not protected after a start")
+		}
+		return ""
+	}
+	for seed := uint64(1); seed <= 500; seed++ {
+		if f := run(seed, false); f != "" {
+			t.Logf("seed %d: %s", seed, f)
+			run(seed, true)
+			t.FailNow()
+		}
+	}
 }
 
 // TestSimulation: never two speakers, and progress once faults stop. A

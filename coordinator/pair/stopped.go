@@ -25,8 +25,8 @@ func (m *Machine) toStopped(reason string, mode stopMode) {
 	m.stop = stopping{record: mode == stopRecord}
 	m.become(Stopped, NoRole, reason)
 	m.mute()
-	if m.vm != 0 && m.ending == 0 {
-		m.endVM()
+	if (m.vm != 0 || m.launching != 0) && m.ending == 0 {
+		m.endVM() // one that is being launched too: this comes after it
 	}
 	if m.stop.record {
 		m.recordEnd()
@@ -118,7 +118,7 @@ func (m *Machine) stopLook() {
 }
 
 func (m *Machine) stopSettle() {
-	m.stop.settled = m.ending == 0 && m.swapping == 0 && !m.stop.record && !m.stop.starting && m.vm == 0
+	m.stop.settled = m.ending == 0 && m.launching == 0 && m.swapping == 0 && !m.stop.record && !m.stop.starting && m.vm == 0
 	if m.stop.settled {
 		m.answer(OpStop, "")
 	}
