@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"slices"
 	"time"
 )
 
@@ -20,89 +19,79 @@ type outcome[T any] struct {
 
 // ask puts one question to the endpoints until one answers or ctx ends: first to the one that answered last, then,
 // after each silence or failure, to the next one, without giving up those before. The question must therefore be one
-// that may be answered, and carried out, several times.
+// that may be answered, and carried out, several times. An answer that would be the same elsewhere ends it (final).
 //
-// An answer that says the question is wrong, and would be so elsewhere, ends it (final). left reports whether a request
-// without a good answer may have been carried out.
+// The error is an *Error. left reports whether a request that has no good answer may have been, or may still be,
+// carried out.
 func ask[T any](ctx context.Context, a *Arbiter, question func(context.Context, *endpoint) (T, error)) (v T, left bool, err error) {
-	ctx, cancel := a.bounded(ctx)
-	defer cancel()
-	results := make(chan outcome[T])
-	failures := make([]error, len(a.endpoints))
-	next := int(a.preferred.Load())
-	running, failed := 0, 0 // failed since the last silence
-	attempt := func() bool {
-		e := a.endpoints[next%len(a.endpoints)]
-		next++
-		if !a.begin() {
-			return false
-		}
-		running++
-		go func() {
-			defer a.work.Done()
-			o := outcome[T]{e: e}
-			actx, acancel := context.WithTimeout(ctx, a.cfg.Attempt)
-			defer acancel()
-			actx, gone := withDeparture(actx)
-			e.wake()
-			o.v, o.err = question(actx, e)
-			o.left = gone.Load()
-			select {
-			case results <- o:
-			case <-ctx.Done():
-			}
-		}()
-		return true
-	}
-	pause := a.cfg.Hedge
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	if !attempt() {
+	if !a.begin() {
 		return v, false, errClosed
 	}
+	defer a.work.Done()
+	ctx, cancel := a.bounded(ctx)
+	results := make(chan outcome[T])
+	running := 0
+	failures := make([]error, len(a.endpoints))
+	take := func(o outcome[T]) {
+		running--
+		left = left || (o.left && !harmless(o.err))
+		// Silence, such as of an attempt that ends with the operation, says less than what was told before.
+		if o.err != nil && (failures[o.e.index] == nil || !silent(o.err)) {
+			failures[o.e.index] = o.err
+		}
+	}
+	defer func() { // whatever the outcome, no attempt is left behind
+		cancel()
+		for running > 0 {
+			take(<-results)
+		}
+		if err != nil {
+			err = a.failure(failures, err)
+		}
+	}()
+
+	next := int(a.preferred.Load())
+	attempt := func() {
+		e := a.endpoints[next%len(a.endpoints)]
+		next++
+		running++
+		go func() {
+			actx, acancel := context.WithTimeout(ctx, a.cfg.Attempt)
+			defer acancel()
+			actx, departed := withDeparture(actx)
+			e.wake()
+			o := outcome[T]{e: e}
+			o.v, o.err = question(actx, e)
+			o.left = departed.Load()
+			results <- o
+		}()
+	}
+	attempt()
+	pause, failed := a.cfg.Hedge, 0 // failed counts since the last pause
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
 	for {
 		select {
 		case o := <-results:
-			running--
 			if o.err == nil {
+				running--
 				a.preferred.Store(uint32(o.e.index))
 				return o.v, left, nil
 			}
-			// An error that etcd gives before it does anything, or with the refusal to do it.
-			refused := harmless(o.err)
-			left = left || (o.left && !refused)
-			failures[o.e.index] = o.err
+			take(o)
 			if final(o.err) {
-				return v, left, &Error{Endpoints: a.explain(failures)}
+				return v, left, o.err
 			}
-			if failed++; failed < len(a.endpoints) && !attempt() {
-				return v, left, errClosed
+			if failed++; failed < len(a.endpoints) {
+				attempt()
 			}
 		case <-timer.C:
 			failed = 0
-			if !attempt() {
-				return v, left, errClosed
-			}
+			attempt()
 			pause = min(2*pause, max(hedgeMax, a.cfg.Hedge))
 			timer.Reset(pause)
 		case <-ctx.Done():
-			// What is under way may still be carried out.
-			left = left || running > 0
-			for i := range failures {
-				if failures[i] == nil && slices.Contains(a.asked(next), i) {
-					failures[i] = errSilence
-				}
-			}
-			return v, left, &Error{Endpoints: a.explain(failures), ended: context.Cause(ctx)}
+			return v, left, context.Cause(ctx)
 		}
 	}
-}
-
-// asked are the endpoints that were asked before next.
-func (a *Arbiter) asked(next int) []int {
-	var is []int
-	for n := max(int(a.preferred.Load()), next-len(a.endpoints)); n < next; n++ {
-		is = append(is, n%len(a.endpoints))
-	}
-	return is
 }
