@@ -45,7 +45,7 @@ pairs:
 {{- end}}
     mode: {{.State.Mode}}
 {{- if eq .State.Accel "tcg"}}
-    hold: {min: 60ms, max: 600ms} # two emulated guests share the processors: one may be late
+    hold: {min: 200ms, max: 1s} # an emulated guest is slow after a checkpoint: its code is translated anew
 {{- end}}
     state: {encryption: {{.Encryption}}}
 `))
