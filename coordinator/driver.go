@@ -72,6 +72,7 @@ const (
 	pathTimeout    = 10 * time.Second
 	killTimeout    = 10 * time.Second
 	checkTimeout   = time.Second
+	triggerTimeout = 2 * time.Second // QEMU answers at once, unless it hangs
 	freeTimeout    = 10 * time.Second
 	launchTimeout  = 90 * time.Second // with the test of KVM, the first time
 	dialTimeout    = 5 * time.Second

@@ -297,7 +297,7 @@ func (d *driver) trigger(a pair.Trigger) {
 		if h == nil || s == nil {
 			ev.Err = "there is no VM"
 		} else {
-			ctx, cancel := context.WithTimeout(s.ctx, d.cfg.Checkpoint.Timeout.D())
+			ctx, cancel := context.WithTimeout(s.ctx, min(triggerTimeout, d.cfg.Checkpoint.Timeout.D()))
 			defer cancel()
 			if err := h.TriggerCheckpoint(ctx); err != nil {
 				ev.Err = err.Error()
