@@ -48,7 +48,7 @@ func compared(buf []byte, p *frame.Parsed) (from, to int, meta uint64) {
 	to = p.End
 	switch p.Kind {
 	case frame.KindOther:
-		return frame.VnetLen, len(buf), 0
+		return min(frame.VnetLen, len(buf)), len(buf), 0
 	case frame.KindARP:
 		return p.L3, to, 0
 	case frame.KindUDP:

@@ -254,7 +254,7 @@ func showDivergence(d *Divergence) string {
 type oracle struct {
 	t     tb
 	flows map[frame.FlowKey]*oracleFlow
-	epoch int
+	off   bool // looks at nothing but checksums
 }
 
 type oracleFlow struct {
@@ -374,8 +374,11 @@ func gram(buf []byte, p *frame.Parsed) string {
 
 func (o *oracle) released(x *wire) {
 	p := &x.p
-	if !p.Verify(x.buf) {
+	if !p.Verify(x.buf) && !o.off {
 		o.t.Fatalf("released %v frame has a wrong checksum: % x", p.Kind, x.buf)
+	}
+	if o.off {
+		return
 	}
 	fl := o.flow(p.Key(true))
 	if p.Kind != frame.KindTCP {
