@@ -13,6 +13,9 @@ const (
 	// frontLinger is how long (ns) a closed connection is still rewritten for
 	// repetitions of its last segments: 2 MSL, RFC 9293 section 3.4.2.
 	frontLinger = int64(240e9)
+	// frontClocks is how long (ns) the clock of a new speaker's guest may be behind the former one's: they run
+	// apart since the last checkpoint only.
+	frontClocks = int64(10e9)
 	// tsSlack is added to the newest timestamp that the former speaker was
 	// known to have sent: what it sent in its last instant may not have been told.
 	// In ticks of the guest's TCP clock (Linux: 1 ms).
@@ -24,6 +27,7 @@ const (
 // speaks now has another one. The difference stays for the connection's life.
 type front struct {
 	flows map[frame.FlowKey]*frontFlow
+	gone  []frame.FlowKey // forgotten since the peer was told
 }
 
 type frontFlow struct {
@@ -36,7 +40,7 @@ type frontFlow struct {
 	hasTS  bool
 	floor  bool // lastTS came from the former speaker and has not been passed yet
 
-	touched         int64
+	since, touched  int64
 	finOut, finIn   bool
 	finSeq, finPeer frame.Num
 	ackOut, ackIn   bool // the other side acknowledged the FIN
@@ -62,11 +66,22 @@ func (t *front) add(now int64, f compare.Front) {
 			e.lastTS, e.hasTS, e.floor = ts, true, true
 		}
 	}
-	e.touched = now
+	if f.Closed && e.closedAt == 0 {
+		e.closedAt = now
+	}
+	e.since, e.touched = now, now
 }
 
-// plain says that a connection needs no rewriting any more.
-func (e *frontFlow) plain() bool { return e.seqOff == 0 && e.tsOff == 0 && !e.floor }
+// plain says that a connection needs no rewriting any more: it has no offset, and the guest's clock has passed
+// the former speaker's, whether or not it has said so.
+func (e *frontFlow) plain(now int64) bool {
+	return e.seqOff == 0 && e.tsOff == 0 && (!e.floor || now-e.since > frontClocks)
+}
+
+func (t *front) forget(key frame.FlowKey) {
+	delete(t.flows, key)
+	t.gone = append(t.gone, key)
+}
 
 // out rewrites a frame of the guest, or the head of one, for the clients. buf
 // begins with the virtio-net header, p describes it, n is the length of the payload that goes with it.
@@ -81,7 +96,7 @@ func (t *front) out(now int64, buf []byte, p *frame.Parsed, n int) {
 	}
 	e.touched = now
 	if p.Flags&frame.SYN != 0 && p.Flags&frame.ACK == 0 {
-		delete(t.flows, key) // the guest reuses the ports for a new connection
+		t.forget(key) // the guest reuses the ports for a new connection
 		return
 	}
 	var ed frame.Edit
@@ -120,7 +135,7 @@ func (t *front) in(now int64, buf []byte, p *frame.Parsed) {
 		// A client that opens anew on the same ports. The guest may still
 		// have the old connection and answers for it; its SYN-ACK opens the new one.
 		if e.closedAt != 0 {
-			delete(t.flows, key)
+			t.forget(key)
 		}
 		return
 	}
@@ -151,8 +166,8 @@ func (e *frontFlow) closing(now int64, p *frame.Parsed) {
 // whether none is left.
 func (t *front) expire(now int64) (empty bool) {
 	for k, e := range t.flows {
-		if e.plain() || now-e.touched > frontIdle || e.closedAt != 0 && now-e.closedAt > frontLinger {
-			delete(t.flows, k)
+		if e.plain(now) || now-e.touched > frontIdle || e.closedAt != 0 && now-e.closedAt > frontLinger {
+			t.forget(k)
 		}
 	}
 	return len(t.flows) == 0

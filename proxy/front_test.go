@@ -141,3 +141,15 @@ func TestFrontForgetsClosedConnections(t *testing.T) {
 		t.Error("an old connection's offset is used for a new one")
 	}
 }
+
+// TestFrontIdleConnection: one without an offset that says nothing does not keep the kernel out for ever.
+func TestFrontIdleConnection(t *testing.T) {
+	f := newFront()
+	f.add(5, compare.Front{Key: frame.FlowKey{Proto: 6, Kind: frame.KindTCP}, HasTS: true, LastTS: 9})
+	if f.expire(5 + frontClocks) {
+		t.Error("forgotten before the guests' clocks have surely met")
+	}
+	if !f.expire(6+frontClocks) || len(f.gone) != 1 {
+		t.Error("not forgotten, or the peer is not told")
+	}
+}

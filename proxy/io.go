@@ -269,21 +269,25 @@ func (p *Proxy) readUplink() bool {
 	return n > 0
 }
 
-// tapUntil releases what the guest sent before at (ns, CLOCK_REALTIME) and drops the rest.
-func (p *Proxy) tapUntil(at int64) {
+// tapFrames takes all that the guest has sent and that waits in the tap's socket.
+func (p *Proxy) tapFrames() (all []*compare.Frame) {
 	for {
 		n, err := p.tapRX.Recv(p.rxBufs, p.rxMeta)
 		for i := range n {
 			m := &p.rxMeta[i]
-			if m.Outgoing || m.KTime >= at || m.KTime < p.tapRX.since {
+			if m.Outgoing || m.KTime < p.tapRX.since {
 				continue
 			}
-			if f := p.take(i); f != nil {
-				p.releaseAlone(f)
+			f := p.take(i)
+			if f == nil {
+				p.stats.OutputLost++
+				continue
 			}
+			frame.Parse(f.Buf, &f.P)
+			all = append(all, f)
 		}
 		if n == 0 || err != nil {
-			return
+			return all
 		}
 	}
 }

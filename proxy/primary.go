@@ -41,7 +41,12 @@ func (p *Proxy) startPrimary(link *Link, s Session) error {
 		link.close()
 		return roleError("start as primary", p.role)
 	}
-	err := p.openTap(false)
+	var err error
+	if p.role == roleSolo && p.mode == Pass {
+		err = p.outputFromKernel()
+	} else {
+		err = p.openTap(false)
+	}
 	if err == nil {
 		err = p.openUplinkTX()
 	}
@@ -50,11 +55,6 @@ func (p *Proxy) startPrimary(link *Link, s Session) error {
 	}
 	if err == nil && len(p.front.flows) > 0 {
 		err = p.openTapTX()
-	}
-	if err == nil && p.role == roleSolo && p.mode == Pass {
-		// What the socket saw until now went through the kernel.
-		p.tapRX.since = realtime()
-		err = p.setMode(Steal)
 	}
 	if err != nil {
 		link.close()
@@ -78,6 +78,7 @@ func (p *Proxy) startPrimary(link *Link, s Session) error {
 	for key, e := range p.front.flows {
 		link.frontEntry(key, e.seqOff, e.tsOff)
 	}
+	p.front.gone = p.front.gone[:0]
 	return nil
 }
 
@@ -123,6 +124,14 @@ func (r *primary) act(p *Proxy) {
 		for i := range out.Messages {
 			p.link.engineMessage(&out.Messages[i])
 		}
+	}
+	if len(p.front.gone) > 0 {
+		for i := range p.front.gone {
+			if p.link != nil {
+				p.link.frontGone(&p.front.gone[i])
+			}
+		}
+		p.front.gone = p.front.gone[:0]
 	}
 	for i := range out.Divergences {
 		d := &out.Divergences[i]

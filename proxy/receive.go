@@ -197,7 +197,16 @@ func (s *secondary) message(p *Proxy, kind byte, body []byte) error {
 		if err := rd.end(); err != nil {
 			return err
 		}
+		if len(s.inherited) >= maxInherited {
+			return fmt.Errorf("more than %d rewritten connections", maxInherited)
+		}
 		s.inherited[f.Key] = f
+	case msgFrontGone:
+		key := rd.key()
+		if err := rd.end(); err != nil {
+			return err
+		}
+		delete(s.inherited, key)
 	default:
 		return errKind
 	}

@@ -46,6 +46,9 @@ type heldInput struct {
 	buf   []byte
 }
 
+// maxInherited bounds the connections that lived through earlier takeovers.
+const maxInherited = 1 << 20
+
 // maxHeldInput bounds the input that waits for the end of a checkpoint, in bytes.
 const maxHeldInput = 64 << 20
 

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+
+	"colod/proxy/afpacket"
 )
 
 // Solo makes this node the speaker without a peer, by the record's authority.
@@ -40,19 +42,72 @@ func (p *Proxy) enterSolo() error {
 	if p.mode == Pass {
 		return nil
 	}
+	if err := p.outputToKernel(); err != nil {
+		return err
+	}
+	p.closeSockets()
+	return nil
+}
+
+// outputToKernel changes to Pass. Each frame of the guest leaves once: the seam
+// tells which of those that the socket saw the kernel has carried.
+func (p *Proxy) outputToKernel() error {
+	if p.tapRX == nil || p.upTX == nil {
+		return p.setMode(Pass) // nothing was taken from the kernel
+	}
+	p.upTX.flush(p)
+	seam, err := afpacket.OpenSeam(p.opt.Uplink)
+	if err != nil {
+		return err
+	}
+	defer seam.Close()
 	before := realtime()
 	if err := p.setMode(Pass); err != nil {
 		return err
 	}
-	// What the sockets took before the change did not go through the kernel. What they took
-	// during it may have: it is left to the senders' repetition.
-	if p.tapRX != nil && p.upTX != nil {
-		p.tapUntil(before)
-		p.upTX.flush(p)
+	afpacket.Settle()
+	ours := p.tapFrames()
+	if err := seam.Poll(); err != nil {
+		return err
 	}
+	if first := seam.First(); first != 0 {
+		i := len(ours) - 1
+		for i >= 0 && ours[i].KTime > first {
+			i--
+		}
+		for _, f := range ours[max(i, 0):] {
+			p.pool.put(f)
+		}
+		ours = ours[:max(i, 0)]
+	}
+	for _, f := range ours {
+		p.releaseAlone(f)
+	}
+	p.upTX.flush(p)
+	// A client repeats what falls between the carriers in its direction.
 	for p.upRX != nil && p.readUplinkUntil(before) {
 	}
-	p.closeSockets()
+	return nil
+}
+
+// outputFromKernel changes from Pass to Steal, with a new socket on the tap.
+func (p *Proxy) outputFromKernel() error {
+	seam, err := afpacket.OpenSeam(p.opt.Uplink)
+	if err != nil {
+		return err
+	}
+	defer seam.Close()
+	if err := p.openTap(false); err != nil {
+		return err
+	}
+	if err := p.setMode(Steal); err != nil {
+		return err
+	}
+	afpacket.Settle()
+	if err := seam.Poll(); err != nil {
+		return err
+	}
+	p.tapRX.since = seam.Last() + 1
 	return nil
 }
 

@@ -556,3 +556,37 @@ func TestDivergence(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// TestCarrierChange: between kernel and proxy, in both directions, under load: the stream stays whole.
+func TestCarrierChange(t *testing.T) {
+	p := newPair(t)
+	p.serve(80, download)
+	p.must(p.proxy[0].Solo(p.ctx()))
+	c := p.dial(guestIP, 80)
+	const total = 40 << 20
+	var req [8]byte
+	binary.BigEndian.PutUint64(req[:], total)
+	c.Write(req[:])
+	ck := &checker{}
+	for i := range 4 {
+		if _, err := io.CopyN(ck, c, 5<<20); err != nil {
+			t.Fatalf("change %d, download after %d bytes: %v\nA %+v", i, ck.at, err, p.proxy[0].Stats())
+		}
+		if i%2 == 0 {
+			la, lb := p.links()
+			defer lb.Close()
+			p.must(p.proxy[0].StartPrimary(p.ctx(), la, Session{TapFD: -1}))
+			if m := p.proxy[0].Stats().Mode; m != "steal" {
+				t.Fatalf("mode %s as primary", m)
+			}
+		} else {
+			p.must(p.proxy[0].GoSolo(p.ctx()))
+			if m := p.proxy[0].Stats().Mode; m != "pass" {
+				t.Fatalf("mode %s alone", m)
+			}
+		}
+	}
+	if _, err := io.CopyN(ck, c, total-20<<20); err != nil {
+		t.Fatalf("download after %d bytes: %v", ck.at, err)
+	}
+}

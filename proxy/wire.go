@@ -23,6 +23,7 @@ const (
 	msgCkptEnd     byte = 8  // n: what follows is of epoch n
 	msgCkptAbort   byte = 9  // n
 	msgFront       byte = 10 // key, seqOff, tsOff: from the primary's guest to the client
+	msgFrontGone   byte = 11 // key: that connection has ended
 	// From the secondary.
 	msgFlowDef    byte = 32 // id, key
 	msgDescriptor byte = 33 // see appendDescriptor
@@ -63,6 +64,12 @@ func (l *Link) frontEntry(key frame.FlowKey, seqOff, tsOff uint32) {
 	l.plain = appendKey(l.plain, &key)
 	l.plain = binary.BigEndian.AppendUint32(l.plain, seqOff)
 	l.plain = binary.BigEndian.AppendUint32(l.plain, tsOff)
+	l.end(at)
+}
+
+func (l *Link) frontGone(key *frame.FlowKey) {
+	at := l.begin(msgFrontGone)
+	l.plain = appendKey(l.plain, key)
 	l.end(at)
 }
 
