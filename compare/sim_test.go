@@ -648,23 +648,23 @@ func (s *sim) String() string {
 // losses, and the guests' congestion windows are driven by nothing but released frames.
 func TestProgress(t *testing.T) {
 	runs := map[string]simConfig{
-		"download":               {download: 600000, upload: 100, lag: 500, link: 100, net: 1000},
-		"download, no delay":     {download: 600000, upload: 100},
-		"download, far client":   {download: 300000, upload: 100, lag: 500, link: 100, net: 20000},
-		"download, slow link":    {download: 300000, upload: 100, lag: 500, link: 5000, net: 1000},
-		"download, lossy":        {download: 300000, upload: 100, lag: 500, link: 100, net: 1000, lossToClient: 0.03, lossToGuest: 0.03},
-		"upload":                 {download: 32, upload: 600000, lag: 500, link: 100, net: 1000},
-		"upload, secondary late": {download: 32, upload: 300000, lag: 8000, link: 100, net: 1000},
-		"upload, lossy":          {download: 32, upload: 300000, lag: 500, link: 100, net: 1000, lossToClient: 0.03, lossToGuest: 0.03},
-		"upload, S loses input":  {download: 32, upload: 300000, lag: 500, link: 100, net: 1000, lossToS: 0.02},
-		"upload, slow reader":    {download: 32, upload: 300000, lag: 500, link: 100, net: 1000, slowRead: 300},
-		"echo":                   {download: -1, upload: 300000, lag: 500, link: 100, net: 1000},
+		"download":               {download: 200000, upload: 100, lag: 500, link: 100, net: 1000},
+		"download, no delay":     {download: 200000, upload: 100},
+		"download, far client":   {download: 160000, upload: 100, lag: 500, link: 100, net: 20000},
+		"download, slow link":    {download: 160000, upload: 100, lag: 500, link: 5000, net: 1000},
+		"download, lossy":        {download: 160000, upload: 100, lag: 500, link: 100, net: 1000, lossToClient: 0.03, lossToGuest: 0.03},
+		"upload":                 {download: 32, upload: 200000, lag: 500, link: 100, net: 1000},
+		"upload, secondary late": {download: 32, upload: 200000, lag: 8000, link: 100, net: 1000},
+		"upload, lossy":          {download: 32, upload: 200000, lag: 500, link: 100, net: 1000, lossToClient: 0.03, lossToGuest: 0.03},
+		"upload, S loses input":  {download: 32, upload: 200000, lag: 500, link: 100, net: 1000, lossToS: 0.02},
+		"upload, slow reader":    {download: 32, upload: 200000, lag: 500, link: 100, net: 1000, slowRead: 300},
+		"echo":                   {download: -1, upload: 200000, lag: 500, link: 100, net: 1000},
 		"echo, lossy":            {download: -1, upload: 100000, lag: 500, link: 100, net: 1000, lossToClient: 0.03, lossToGuest: 0.03, lossToS: 0.01},
-		"primary late, lossy":    {download: 300000, upload: 1000, lagP: 3000, lag: 300, link: 100, net: 1000, lossToClient: 0.02, lossToGuest: 0.02},
-		"primary loses input":    {download: 32, upload: 300000, lag: 500, lagP: 500, link: 100, net: 1000, lossToA: 0.02},
-		"primary late":           {download: 600000, upload: 100, lagP: 3000, lag: 300, link: 100, net: 1000},
+		"primary late, lossy":    {download: 160000, upload: 1000, lagP: 3000, lag: 300, link: 100, net: 1000, lossToClient: 0.02, lossToGuest: 0.02},
+		"primary loses input":    {download: 32, upload: 200000, lag: 500, lagP: 500, link: 100, net: 1000, lossToA: 0.02},
+		"primary late":           {download: 200000, upload: 100, lagP: 3000, lag: 300, link: 100, net: 1000},
 		"primary late, echo":     {download: -1, upload: 200000, lagP: 3000, lag: 300, link: 100, net: 1000},
-		"both ways":              {download: 300000, upload: 300000, lag: 1000, link: 200, net: 2000, lossToClient: 0.01},
+		"both ways":              {download: 150000, upload: 150000, lag: 1000, link: 200, net: 2000, lossToClient: 0.01},
 	}
 	for name, cfg := range runs {
 		t.Run(name, func(t *testing.T) {
@@ -682,14 +682,14 @@ func TestProgress(t *testing.T) {
 // client.
 func TestInvariant6CheckpointHealsEverything(t *testing.T) {
 	runs := map[string]simConfig{
-		"download, periodic": {download: 300000, upload: 100, lag: 500, link: 100, net: 1000,
+		"download, periodic": {download: 160000, upload: 100, lag: 500, link: 100, net: 1000,
 			checkpointAt: []int64{1000, 6000, 9000, 9500, 14000, 20000, 30000}},
-		"upload, periodic": {download: 32, upload: 300000, lag: 500, lagP: 500, link: 100, net: 1000,
+		"upload, periodic": {download: 32, upload: 200000, lag: 500, lagP: 500, link: 100, net: 1000,
 			checkpointAt: []int64{1000, 6000, 9000, 9500, 14000, 20000, 30000}},
 		"echo, lossy, periodic": {download: -1, upload: 100000, lag: 500, lagP: 500, link: 100, net: 1000, lossToClient: 0.02, lossToGuest: 0.02,
 			lossToS: 0.01, checkpointAt: []int64{1000, 6000, 12000, 50000, 100000, 300000}},
-		"streams differ": {download: 300000, upload: 100, lag: 500, lagP: 500, link: 100, net: 1000, differAt: 123456},
-		"streams differ, lossy": {download: 300000, upload: 100, lag: 500, lagP: 500, link: 100, net: 1000, differAt: 123456,
+		"streams differ": {download: 160000, upload: 100, lag: 500, lagP: 500, link: 100, net: 1000, differAt: 123456},
+		"streams differ, lossy": {download: 160000, upload: 100, lag: 500, lagP: 500, link: 100, net: 1000, differAt: 123456,
 			lossToClient: 0.02, lossToGuest: 0.02},
 	}
 	for name, cfg := range runs {
@@ -713,11 +713,11 @@ func TestInvariant6CheckpointHealsEverything(t *testing.T) {
 // the client gets its stream to the end from the secondary.
 func TestInvariant4TakeoverKeepsTheStream(t *testing.T) {
 	runs := map[string]simConfig{
-		"download":        {download: 300000, upload: 100, lag: 500, lagP: 300, link: 100, net: 1000},
-		"upload":          {download: 32, upload: 300000, lag: 500, lagP: 300, link: 100, net: 1000},
+		"download":        {download: 160000, upload: 100, lag: 500, lagP: 300, link: 100, net: 1000},
+		"upload":          {download: 32, upload: 200000, lag: 500, lagP: 300, link: 100, net: 1000},
 		"echo":            {download: -1, upload: 200000, lag: 500, lagP: 300, link: 100, net: 1000},
 		"echo, lossy":     {download: -1, upload: 100000, lag: 500, link: 100, net: 1000, lossToClient: 0.02, lossToGuest: 0.02, lossToS: 0.01},
-		"with checkpoint": {download: 300000, upload: 1000, lag: 500, lagP: 300, link: 100, net: 1000, checkpointAt: []int64{4000}},
+		"with checkpoint": {download: 160000, upload: 1000, lag: 500, lagP: 300, link: 100, net: 1000, checkpointAt: []int64{4000}},
 	}
 	for name, cfg := range runs {
 		t.Run(name, func(t *testing.T) {
