@@ -72,9 +72,8 @@ func (m *Machine) askFailover(a Ask) string {
 		return m.cfg.Peer + " does not answer"
 	case m.role == Speaker:
 		m.await(a)
-		m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: "failover asked for by an operator"})
 		m.endVM()
-		m.orphaned("failover to " + m.cfg.Peer + " asked for by an operator")
+		m.handOver("failover to "+m.cfg.Peer+" asked for by an operator", "failover asked for by an operator")
 	default:
 		m.forward(a)
 		m.await(a)

@@ -79,7 +79,7 @@ func (m *Machine) stepClaiming(ev Event) {
 func (m *Machine) claimAgain() {
 	switch {
 	case m.rec.Ended:
-		m.toStopped("the guest was ended: "+m.rec.Reason, stopEnd)
+		m.toStopped(m.rec.Reason, stopEnd)
 	case m.rec.Speaker == m.cfg.Self && m.rec.Standby == "":
 		m.claimed()
 	case !m.rec.Exists(), m.rec.Speaker == m.cfg.Self, m.rec.Standby == m.cfg.Self:
@@ -93,7 +93,11 @@ func (m *Machine) claimAgain() {
 func (m *Machine) claimed() {
 	switch {
 	case m.vm == 0 || m.ending != 0:
-		m.toPromoting(promoteLaunch, Alone, m.claim.reason+"; the VM is gone as well: the guest is started again")
+		reason := m.claim.reason
+		if m.claim.how != Alone {
+			reason += "; the VM here is gone as well: the guest is started again"
+		}
+		m.toPromoting(promoteLaunch, Alone, reason)
 	default:
 		m.toPromoting(promoteSpeak, m.claim.how, m.claim.reason)
 	}

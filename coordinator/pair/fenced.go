@@ -42,7 +42,7 @@ func (m *Machine) stepFenced(ev Event) {
 		return
 	}
 	if m.known && m.rec.Ended {
-		m.toStopped("the guest was ended: "+m.rec.Reason, stopKeep)
+		m.toStopped(m.rec.Reason, stopKeep)
 		return
 	}
 	m.toStandby(m.reason)

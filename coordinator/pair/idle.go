@@ -71,7 +71,7 @@ func (m *Machine) decide() {
 	case !m.rec.Exists():
 		m.toStandby("waiting for " + m.cfg.Peer + " to start the guest")
 	case m.rec.Ended:
-		m.toStopped("the guest was ended: "+m.rec.Reason, stopKeep)
+		m.toStopped(m.rec.Reason, stopKeep)
 	case m.rec.Speaker == m.cfg.Self:
 		m.decideSpeaker(have)
 	case !have:

@@ -139,7 +139,7 @@ func (m *Machine) soloRecord(ev RecordRead) {
 	}
 	switch {
 	case m.rec.Ended:
-		m.toStopped("the guest was ended: "+m.rec.Reason, stopEnd)
+		m.toStopped(m.rec.Reason, stopEnd)
 	case m.rec.Speaker != m.cfg.Self:
 		m.toFenced("the record names another speaker: " + m.rec.String())
 	}

@@ -36,7 +36,7 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 	case VMChecked:
 		m.vmChecked(ev)
 	case VMDied:
-		m.handOver("the VM here died: " + ev.Reason)
+		m.handOver("the VM here died: "+ev.Reason, "its VM died: "+ev.Reason)
 	case VMShutdown:
 		m.speakerShutdown(ev)
 	case RecordRead, Swapped:
@@ -83,15 +83,16 @@ func (m *Machine) vmChecked(ev VMChecked) {
 	}
 	if ev.Err != "" && m.peerUp {
 		m.endVM()
-		m.handOver("the VM here does not answer: " + ev.Err)
+		m.handOver("the VM here does not answer: "+ev.Err, "its VM does not answer: "+ev.Err)
 		return
 	}
 	m.toClaiming(claim{how: Released}, m.unusable)
 }
 
-// handOver tells the other node to take over; the VM here is gone or being ended.
-func (m *Machine) handOver(reason string) {
-	m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(reason)})
+// handOver tells the other node why to take over; the VM here is gone or
+// being ended.
+func (m *Machine) handOver(reason, tell string) {
+	m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(tell)})
 	m.orphaned(reason)
 }
 
@@ -156,7 +157,7 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 		switch {
 		case ev.Err != "":
 		case m.rec.Ended:
-			m.toStopped("the guest was ended: "+m.rec.Reason, stopEnd)
+			m.toStopped(m.rec.Reason, stopEnd)
 		case m.rec.Speaker != m.cfg.Peer || m.rec.Standby != m.cfg.Self:
 			m.toFenced("the record no longer names this node: " + m.rec.String())
 		}

@@ -41,7 +41,7 @@ func (m *Machine) standbyRecord() {
 		m.wait = waitFacts
 		m.decide()
 	case m.rec.Ended:
-		m.toStopped("the guest was ended: "+m.rec.Reason, stopKeep)
+		m.toStopped(m.rec.Reason, stopKeep)
 	}
 }
 

@@ -109,8 +109,7 @@ func (m *Machine) stepSyncingSpeaker(ev Event) {
 	case VMDied:
 		if m.sync.step == syncRecording {
 			// The record may name the standby already, which holds a copy.
-			m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(ev.Reason)})
-			m.orphaned("the VM here died: " + ev.Reason)
+			m.handOver("the VM here died: "+ev.Reason, "its VM died: "+ev.Reason)
 			return
 		}
 		m.send(Abort{Session: m.session, Reason: clip("the guest's VM died: " + ev.Reason)})
@@ -202,7 +201,7 @@ func (m *Machine) recordReread(ev RecordRead) {
 // recordLost: somebody else changed the record under a speaker.
 func (m *Machine) recordLost() {
 	if m.rec.Ended {
-		m.toStopped("the guest was ended: "+m.rec.Reason, stopEnd)
+		m.toStopped(m.rec.Reason, stopEnd)
 		return
 	}
 	if m.rec.Speaker == m.cfg.Self {
@@ -265,7 +264,7 @@ func (m *Machine) stepSyncingSecondary(ev Event) {
 			}
 		case PeerVMDied:
 			if msg.Session == m.session {
-				m.secondaryAlone("the VM on " + m.cfg.Peer + " died: " + msg.Reason)
+				m.secondaryAlone(m.cfg.Peer + ": " + msg.Reason)
 			}
 		case PeerEnded:
 			m.toStopped("ended on "+m.cfg.Peer+": "+msg.Reason, stopEnd)
@@ -320,7 +319,7 @@ func (m *Machine) secondaryAlone(reason string) {
 func (m *Machine) secondaryRecord() {
 	switch {
 	case m.rec.Ended:
-		m.toStopped("the guest was ended: "+m.rec.Reason, stopEnd)
+		m.toStopped(m.rec.Reason, stopEnd)
 	case m.rec.Exists() && m.rec.Standby == m.cfg.Self:
 		m.toClaiming(claim{how: TakeOver}, m.reason)
 	default:
