@@ -160,8 +160,6 @@ func downCommand(name *string) *cobra.Command {
 			for _, n := range names {
 				if err := Down(cmd.Context(), n); err != nil {
 					errs = append(errs, err)
-				} else if left := Leaks(n); len(left) > 0 {
-					errs = append(errs, fmt.Errorf("end lab %s: these are left: %s", n, strings.Join(left, "; ")))
 				}
 			}
 			return errors.Join(errs...)

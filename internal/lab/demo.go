@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -98,9 +97,8 @@ serves them, and check that no client lost a byte. Exit code 0 only if none did.
 				} else {
 					clear, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 					defer cancel()
-					err = errors.Join(err, d.lab.Down(clear))
-					if left := Leaks(opt.Name); len(left) > 0 {
-						err = errors.Join(err, fmt.Errorf("clear up: these are left: %s", strings.Join(left, "; ")))
+					if derr := d.lab.Down(clear); derr != nil {
+						err = errors.Join(err, derr)
 					} else {
 						d.say(dim, "the lab is cleared away")
 					}

@@ -422,7 +422,17 @@ func (l *Lab) Down(ctx context.Context) error {
 		return fmt.Errorf("remove lab directory: %w", err)
 	}
 	os.Remove(baseDir) // if this was the last lab
-	return nil
+	// A process that was killed lets go of its sockets a little later.
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		left := Leaks(l.Name)
+		if len(left) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("end lab %s: these are left: %s", l.Name, strings.Join(left, "; "))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // isColod tells whether the process is one of this program, by its name.

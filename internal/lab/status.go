@@ -19,17 +19,15 @@ import (
 // Status is the state of the lab's pair, as one node's daemon tells it.
 type Status = coordinator.PairStatus
 
-// nodeStatus asks one node's daemon.
-func (l *Lab) nodeStatus(ctx context.Context, node string) (*Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
+// get asks a node's daemon; the caller closes the answer's body.
+func (l *Lab) get(ctx context.Context, node, path string) (*http.Response, error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", l.Socket(node))
 		},
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://colod/v1/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://colod"+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -37,16 +35,25 @@ func (l *Lab) nodeStatus(ctx context.Context, node string) (*Status, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask node %s: %w", node, err)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
-	if err != nil {
-		return nil, fmt.Errorf("ask node %s: %w", node, err)
-	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask node %s: %s: %s", node, resp.Status, strings.TrimSpace(string(body)))
+		defer resp.Body.Close()
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+		return nil, fmt.Errorf("ask node %s: %s: %s", node, resp.Status, strings.TrimSpace(string(said)))
 	}
+	return resp, nil
+}
+
+// nodeStatus asks one node's daemon.
+func (l *Lab) nodeStatus(ctx context.Context, node string) (*Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	resp, err := l.get(ctx, node, "/v1/status")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
 	var answer coordinator.NodeStatus
-	if err := json.Unmarshal(body, &answer); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 4<<20)).Decode(&answer); err != nil {
 		return nil, fmt.Errorf("ask node %s: %w", node, err)
 	}
 	for _, st := range answer.Pairs {
@@ -55,6 +62,31 @@ func (l *Lab) nodeStatus(ctx context.Context, node string) (*Status, error) {
 		}
 	}
 	return nil, fmt.Errorf("ask node %s: it has no pair %q", node, pairName)
+}
+
+// Events calls fn for each change of state of a node's pair, the recent past
+// first, until ctx ends or fn returns false.
+func (l *Lab) Events(ctx context.Context, node string, fn func(coordinator.Event) bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	resp, err := l.get(ctx, node, "/v1/events")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	d := json.NewDecoder(resp.Body)
+	for {
+		var e coordinator.Event
+		if err := d.Decode(&e); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("read events of node %s: %w", node, err)
+		}
+		if e.Pair == pairName && !fn(e) {
+			return nil
+		}
+	}
 }
 
 // NodeStatus asks the daemon of one node.
