@@ -2,14 +2,19 @@ package compare
 
 import "colod/internal/frame"
 
-// take notes what one guest says with a segment, and whether that is nothing new.
-func (a *ackState) take(ack frame.Num, win uint16, scale uint8) {
+// take notes what one guest says with a segment, and whether that is nothing new. The window of a SYN is not scaled
+// (RFC 7323 section 2.2).
+func (a *ackState) take(ack frame.Num, win uint16, scale uint8, syn bool) {
+	edge := ack.Add(uint32(win) << scale)
+	if syn {
+		edge, win = ack.Add(uint32(win)), win>>scale
+	}
 	if a.ok && ack.Before(a.ack) {
 		a.same = true
 		return // overtaken by a newer one
 	}
 	a.same = a.ok && ack == a.ack && win == a.win
-	a.ok, a.ack, a.win, a.edge = true, ack, win, ack.Add(uint32(win)<<scale)
+	a.ok, a.ack, a.win, a.edge = true, ack, win, edge
 	if a.sack.n > 0 {
 		a.sack.prune(ack)
 	}

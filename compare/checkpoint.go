@@ -109,7 +109,7 @@ func (e *Engine) cover(now int64, why Why) {
 			e.releaseSYN(now, fl, f, why)
 		case waitRST:
 			t.rst = nil
-			e.whole(now, f, why)
+			e.stamped(now, fl, f, why)
 		default:
 			e.whole(now, f, why)
 		}
@@ -134,7 +134,7 @@ func (e *Engine) pass(now int64, f *Frame, why Why) {
 		e.newConnection(fl, f)
 		t := &fl.t
 		t.known = true
-		t.v, t.pmax, t.rel, t.covered, t.base = p.Seq, p.Seq, p.Seq, p.Seq, p.Seq+1
+		t.v, t.pmax, t.rel, t.base = p.Seq, p.Seq, p.Seq, p.Seq+1
 		t.iss, t.issKnown, t.synOK = p.Seq, true, true
 		t.scaleOK, t.scale = true, uint8(max(p.WScale, 0))
 	}
@@ -157,7 +157,7 @@ func (e *Engine) settleAll(int64) {
 func (fl *flow) rebase(epoch uint32) {
 	t := &fl.t
 	fl.epoch, fl.sid, fl.next, fl.reported, fl.broken = epoch, 0, nil, 0, 0
-	t.v, t.covered = t.pmax, t.pmax
+	t.v, t.covered, t.coverOK = t.pmax, t.pmax, t.known
 	t.pSYN, t.sSYN, t.announced = false, false, 0
 	t.synOK = t.issKnown
 	t.synHasAck = false

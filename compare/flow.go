@@ -25,13 +25,14 @@ type flow struct {
 
 // tcpState is the state of one TCP connection.
 type tcpState struct {
-	// known says that v, pmax, rel, covered and base are valid: the primary has sent stream bytes. Always
+	// known says that v, pmax, rel and base are valid: the primary has sent stream bytes. Always
 	// v <= pmax, and rel <= v unless a checkpoint or solo authority let out more.
 	known   bool
 	v       frame.Num // all before it is agreed on
 	pmax    frame.Num // highest end that the primary sent
 	rel     frame.Num // highest end released
-	covered frame.Num // all before it needs no comparison: a checkpoint holds it
+	covered frame.Num // all before it needs no comparison: a checkpoint holds it; valid with coverOK
+	coverOK bool
 	base    frame.Num // the first byte compared
 	hint    frame.Num // newest sequence number of the primary
 

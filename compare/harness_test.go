@@ -33,6 +33,7 @@ type world struct {
 	oracle   oracle
 	fronts   []Front
 	onOut    func(*wire)
+	logf     func(string, ...any) // where the story goes, nil: nowhere
 }
 
 // upward is one item on the link from B to A.
@@ -86,10 +87,21 @@ func (w *world) takeBack(f *Frame) {
 	delete(w.lent, f)
 }
 
+func (w *world) tell(format string, args ...any) {
+	if w.logf != nil {
+		w.logf(format, args...)
+	}
+}
+
+func words(p *frame.Parsed) string {
+	return fmt.Sprintf("%v flags %#x seq %d len %d ack %d win %d sack %d ts %d", p.Kind, p.Flags, p.Seq, p.Len(), p.Ack, p.Window, p.SACKLen/8, p.TSVal)
+}
+
 // primary lets the primary's guest send buf.
 func (w *world) primary(buf []byte) {
 	w.now++
 	f := w.lend(buf, "primary")
+	w.tell("primary: %s", words(&f.P))
 	w.oracle.primary(f)
 	w.e.Primary(w.now, f)
 	w.collect()
@@ -99,6 +111,7 @@ func (w *world) primary(buf []byte) {
 func (w *world) secondary(buf []byte) {
 	w.now++
 	f := w.lend(buf, "secondary")
+	w.tell("secondary: %s", words(&f.P))
 	w.oracle.secondary(f)
 	w.d.Secondary(w.now, f)
 	w.collect()
@@ -109,6 +122,7 @@ func (w *world) input(buf []byte) {
 	w.now++
 	var p frame.Parsed
 	frame.Parse(buf, &p)
+	w.tell("client: %s", words(&p))
 	w.e.Input(w.now, &p)
 	w.d.Input(w.now, &p)
 	w.collect()
@@ -157,6 +171,7 @@ func (w *world) release(r *Release) {
 	x := wire{buf: buf, why: r.Reason}
 	frame.Parse(buf, &x.p)
 	w.released = append(w.released, x)
+	w.tell("release %s: %s", x.why, words(&x.p))
 	w.oracle.released(&x)
 	if r.Last {
 		w.takeBack(r.F)
@@ -175,6 +190,7 @@ func (w *world) pumpB(n int) bool {
 		m := w.toB[0]
 		w.toB = w.toB[1:]
 		w.got++
+		w.tell("message %d: ask %d+%d", m.Kind, m.Ask.Seq, m.Ask.Len)
 		w.d.Message(&m)
 		w.collect()
 		w.toA = append(w.toA, upward{confirm: w.got})
@@ -194,6 +210,8 @@ func (w *world) pumpA(n int) bool {
 		case u.def != nil:
 			w.e.FlowDef(u.def.ID, u.def.Key)
 		case u.desc != nil:
+			w.tell("descriptor %d epoch %d: flow %d flags %#x seq %d len %d ack %d win %d", u.desc.Kind, u.desc.Epoch, u.desc.Flow, u.desc.Flags,
+				u.desc.Seq, u.desc.Len, u.desc.Ack, u.desc.Window)
 			w.e.Descriptor(w.now, u.desc)
 		case u.raw != nil:
 			w.e.Raw(w.now, u.raw)
@@ -217,6 +235,7 @@ func (w *world) settle() {
 
 // checkpoint runs a whole checkpoint with both guests silent in it.
 func (w *world) checkpoint() {
+	w.tell("checkpoint")
 	w.e.BeginCheckpoint(w.now)
 	w.pumpB(1 << 20)
 	w.now++
@@ -262,6 +281,11 @@ type oracleFlow struct {
 	said    map[uint32]byte // by the secondary, in its own space
 	fins    map[uint32]bool
 	pFINs   map[uint32]bool
+	pBlocks [][2]frame.Num
+	pEnd    frame.Num // highest that the primary sent, and what of it the last checkpoint covers
+	cover   frame.Num
+	pSent   bool
+	covers  bool
 	syn     bool
 	rst     bool
 	ack     frame.Num // highest of the secondary
@@ -275,7 +299,8 @@ type oracleFlow struct {
 	got     map[uint32]byte // released
 	gotFIN  bool
 	scale   uint8
-	grams   []string // of the secondary, not yet used
+	blocks  [][2]frame.Num // of the secondary, all that it ever sent
+	grams   []string       // of the secondary, not yet used
 	all     map[string]bool
 }
 
@@ -302,11 +327,18 @@ func (o *oracle) primary(f *Frame) {
 	if p.Flags&frame.ACK != 0 && (!fl.pAcked || p.Ack.After(fl.pAck)) {
 		fl.pAck, fl.pAcked = p.Ack, true
 	}
+	for i := range p.SACKLen / 8 {
+		l, r := p.SACK(f.Buf, i)
+		fl.pBlocks = append(fl.pBlocks, [2]frame.Num{l, r})
+	}
 	if p.Flags&frame.SYN != 0 {
 		fl.scale = uint8(max(p.WScale, 0))
 	}
 	if p.Flags&frame.FIN != 0 {
 		fl.pFINs[uint32(p.SegEnd())-1] = true
+	}
+	if p.Flags&frame.RST == 0 && (!fl.pSent || p.SegEnd().After(fl.pEnd) || p.Flags&frame.SYN != 0) {
+		fl.pEnd, fl.pSent = p.SegEnd(), true
 	}
 	for i, b := range f.Buf[p.Payload:p.End] {
 		fl.covered[uint32(p.Seq)+uint32(i)] = b // becomes valid at a checkpoint
@@ -334,6 +366,10 @@ func (o *oracle) secondary(f *Frame) {
 			fl.edge = e
 		}
 		fl.acked = true
+		for i := range p.SACKLen / 8 {
+			l, r := p.SACK(f.Buf, i)
+			fl.blocks = append(fl.blocks, [2]frame.Num{l, r})
+		}
 	}
 	if p.Flags&frame.SYN != 0 {
 		fl.syn = true
@@ -356,6 +392,8 @@ func (o *oracle) checkpoint() {
 		for k, v := range fl.covered {
 			fl.said[k] = v
 		}
+		fl.cover, fl.covers = fl.pEnd, fl.pSent
+		fl.blocks = append([][2]frame.Num(nil), fl.pBlocks...)
 		for k := range fl.pFINs {
 			fl.fins[k] = true
 		}
@@ -375,7 +413,7 @@ func gram(buf []byte, p *frame.Parsed) string {
 func (o *oracle) released(x *wire) {
 	p := &x.p
 	if !p.Verify(x.buf) && !o.off {
-		o.t.Fatalf("released %v frame has a wrong checksum: % x", p.Kind, x.buf)
+		o.t.Fatalf("released a %v frame has a wrong checksum: % x", p.Kind, x.buf)
 	}
 	if o.off {
 		return
@@ -403,6 +441,9 @@ func (o *oracle) released(x *wire) {
 		if x.why == WhySolo || x.why == WhyCovered {
 			continue
 		}
+		if fl.covers && frame.Num(seq).Before(fl.cover) {
+			continue // in the state that was copied, whether or not it was ever seen here
+		}
 		if s, ok := fl.said[seq-fl.off]; !ok || s != b {
 			o.t.Fatalf("invariant 1: byte at %d released, said by the secondary: %t %#x, released %#x", seq, ok, s, b)
 		}
@@ -429,6 +470,13 @@ func (o *oracle) released(x *wire) {
 		if !fl.acked || p.Ack.After(fl.ack) {
 			o.t.Fatalf("invariant 3: ack %d released, the secondary has acknowledged %d (%t)", p.Ack, fl.ack, fl.acked)
 		}
+		for i := range p.SACKLen / 8 {
+			for l, r := p.SACK(x.buf, i); l != r; l++ {
+				if !fl.has(l) {
+					o.t.Fatalf("invariant 3: block up to %d released, the secondary does not have %d", r, l)
+				}
+			}
+		}
 		scale := fl.scale
 		if p.Flags&frame.SYN != 0 {
 			scale = 0
@@ -437,6 +485,19 @@ func (o *oracle) released(x *wire) {
 			o.t.Fatalf("right edge %d released, the secondary offers %d", e, fl.edge)
 		}
 	}
+}
+
+// has says whether the secondary has the client's byte at n.
+func (fl *oracleFlow) has(n frame.Num) bool {
+	if n.Before(fl.ack) {
+		return true
+	}
+	for _, b := range fl.blocks {
+		if n.In(b[0], b[1]) {
+			return true
+		}
+	}
+	return false
 }
 
 // conn builds the frames of one connection as one guest sends them.

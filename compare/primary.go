@@ -37,20 +37,12 @@ func (e *Engine) learn(fl *flow, f *Frame) {
 		t.hasTS, t.pTS, t.pEcr = true, frame.Num(p.TSVal), p.TSEcr
 	}
 	if p.Flags&frame.ACK != 0 && p.Flags&frame.RST == 0 {
-		t.p.take(p.Ack, p.Window, scaleOf(t, p))
+		t.p.take(p.Ack, p.Window, t.scale, p.Flags&frame.SYN != 0)
 		for i := range p.SACKLen / 8 {
 			l, r := p.SACK(f.Buf, i)
 			t.p.sack.add(l, r)
 		}
 	}
-}
-
-// scaleOf is the shift of the window field of p: that of a SYN is never scaled (RFC 7323 section 2.2).
-func scaleOf(t *tcpState, p *frame.Parsed) uint8 {
-	if p.Flags&frame.SYN != 0 {
-		return 0
-	}
-	return t.scale
 }
 
 // letOut releases a frame of the primary that needs no agreement, and notes what it says as released.
@@ -72,10 +64,7 @@ func (e *Engine) letOut(now int64, fl *flow, f *Frame, why Why) {
 			e.told(fl, p.Ack, p.Window)
 		}
 	}
-	h := frame.Header{Seq: p.Seq, Ack: p.Ack, Window: p.Window, TSVal: p.TSVal}
-	e.stamp(fl, p, &h)
-	p.SetHeader(f.Buf, h)
-	e.whole(now, f, why)
+	e.stamped(now, fl, f, why)
 }
 
 // span notes that the primary sent stream bytes [s, end).
@@ -86,7 +75,7 @@ func (t *tcpState) span(s, end frame.Num) {
 		if t.unaOK && t.una.After(s) {
 			t.v = t.una
 		}
-		t.pmax, t.rel, t.covered, t.base = t.v, t.v, t.v, t.v
+		t.pmax, t.rel, t.base = t.v, t.v, t.v
 	}
 	if end.After(t.pmax) {
 		t.pmax = end
@@ -144,6 +133,10 @@ func (e *Engine) primaryData(now int64, fl *flow, f *Frame) {
 // repeated handles a segment all of whose bytes are agreed: the guest sends it again.
 func (e *Engine) repeated(now int64, fl *flow, f *Frame) {
 	t, p := &fl.t, &f.P
+	if !t.s.ok && p.Flags&frame.ACK != 0 {
+		e.owe(now, fl, f) // nothing is known that the header could be limited to; the guest will repeat it again
+		return
+	}
 	payEnd := p.Seq.Add(uint32(p.Len()))
 	lo := p.Seq
 	if t.unaOK && t.una.After(lo) {
@@ -157,7 +150,7 @@ func (e *Engine) repeated(now int64, fl *flow, f *Frame) {
 	case lo.AtLeast(payEnd): // only the FIN is left, and that is agreed
 		e.segment(now, fl, f, lo, end, true, true, WhyAgreed)
 		return
-	case payEnd.AtMost(t.covered):
+	case t.coverOK && payEnd.AtMost(t.covered):
 		e.segment(now, fl, f, lo, end, true, true, WhyCovered)
 		return
 	}
@@ -185,7 +178,10 @@ func (e *Engine) repeated(now int64, fl *flow, f *Frame) {
 
 // againSpan is the part of a repeated segment that has to be compared.
 func againSpan(t *tcpState, f *Frame) span {
-	s, end := f.link.start.Max(t.covered), f.P.Seq.Add(uint32(f.P.Len()))
+	s, end := f.link.start, f.P.Seq.Add(uint32(f.P.Len()))
+	if t.coverOK {
+		s = s.Max(t.covered)
+	}
 	return span{s, uint32(end - s)}
 }
 
@@ -199,7 +195,11 @@ func (e *Engine) primarySYN(now int64, fl *flow, f *Frame) {
 			e.letOut(now, fl, f, WhySolo)
 		case t.synOK:
 			e.announce(fl, f)
-			e.releaseSYN(now, fl, f, WhyAgreed)
+			why := WhyCovered
+			if t.sSYN {
+				why = WhyAgreed
+			}
+			e.releaseSYN(now, fl, f, why)
 		default:
 			e.stats.Repeated++
 			e.free(f)
@@ -208,12 +208,12 @@ func (e *Engine) primarySYN(now int64, fl *flow, f *Frame) {
 	}
 	e.newConnection(fl, f)
 	t := &fl.t
+	t.scaleOK, t.scale = true, uint8(max(p.WScale, 0))
 	e.learn(fl, f)
 	t.known = true
-	t.v, t.pmax, t.rel, t.covered, t.base = p.Seq, p.Seq+1, p.Seq, p.Seq, p.Seq+1
+	t.v, t.pmax, t.rel, t.base = p.Seq, p.Seq+1, p.Seq, p.Seq+1
 	t.iss, t.issKnown, t.pSYN = p.Seq, true, true
 	t.pOpt = synOptions{mss: p.MSS, wscale: p.WScale, sackPerm: p.SACKPerm, hasTS: p.HasTS}
-	t.scaleOK, t.scale = true, uint8(max(p.WScale, 0))
 	if p.Flags&frame.ACK != 0 {
 		t.synHasAck, t.synAck = true, p.Ack
 	}
@@ -403,11 +403,7 @@ func (e *Engine) tryRST(now int64, fl *flow) {
 		}
 		t.rst, t.rstOpen = nil, false
 		e.unkeep(f)
-		p := &f.P
-		h := frame.Header{Seq: p.Seq, Ack: p.Ack, Window: p.Window, TSVal: p.TSVal}
-		e.stamp(fl, p, &h)
-		p.SetHeader(f.Buf, h)
-		e.whole(now, f, WhyAgreed)
+		e.stamped(now, fl, f, WhyAgreed)
 		return
 	}
 }

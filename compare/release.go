@@ -47,9 +47,7 @@ func (e *Engine) segment(now int64, fl *flow, f *Frame, from, to frame.Num, last
 	if p.Flags&frame.ACK != 0 {
 		if limited && t.p.ok && t.s.ok {
 			h.Ack, h.Window = t.limit()
-			if p.SACKLen > 0 {
-				p.DropSACK(f.Buf, func(l, r frame.Num) bool { return t.s.sack.covers(t.s.ack, l, r) })
-			}
+			t.limitSACK(f)
 		}
 		e.told(fl, h.Ack, h.Window)
 	}
@@ -83,6 +81,13 @@ func (e *Engine) segment(now int64, fl *flow, f *Frame, from, to frame.Num, last
 	e.count(r)
 }
 
+// limitSACK takes the SACK blocks out of f that the secondary does not stand for.
+func (t *tcpState) limitSACK(f *Frame) {
+	if f.P.SACKLen > 0 {
+		f.P.DropSACK(f.Buf, func(l, r frame.Num) bool { return t.s.sack.covers(t.s.ack, l, r) })
+	}
+}
+
 // stamp keeps released timestamps from going back: a client drops a segment whose timestamp is older than one
 // it has seen (RFC 7323 section 5).
 func (e *Engine) stamp(fl *flow, p *frame.Parsed, h *frame.Header) {
@@ -105,6 +110,15 @@ func (e *Engine) stamp(fl *flow, p *frame.Parsed, h *frame.Header) {
 	}
 }
 
+// stamped is whole for a segment, whose timestamp must not go back.
+func (e *Engine) stamped(now int64, fl *flow, f *Frame, why Why) {
+	p := &f.P
+	h := frame.Header{Seq: p.Seq, Ack: p.Ack, Window: p.Window, TSVal: p.TSVal}
+	e.stamp(fl, p, &h)
+	p.SetHeader(f.Buf, h)
+	e.whole(now, f, why)
+}
+
 // pure releases the acknowledgement f now, lowered to what both sides stand for, and ends the loan.
 func (e *Engine) pure(now int64, fl *flow, f *Frame, ack frame.Num, win uint16, why Why) {
 	t, p := &fl.t, &f.P
@@ -112,9 +126,7 @@ func (e *Engine) pure(now int64, fl *flow, f *Frame, ack frame.Num, win uint16, 
 	if t.known && h.Seq.After(t.rel) {
 		h.Seq = t.rel // data before it is still held
 	}
-	if why != WhySolo && why != WhyCovered && p.SACKLen > 0 {
-		p.DropSACK(f.Buf, func(l, r frame.Num) bool { return t.s.sack.covers(t.s.ack, l, r) })
-	}
+	t.limitSACK(f)
 	e.stamp(fl, p, &h)
 	e.told(fl, ack, win)
 	p.SetHeader(f.Buf, h)
@@ -128,6 +140,7 @@ func (e *Engine) headerOnly(now int64, fl *flow, f *Frame, why Why) {
 	h := frame.Header{Seq: p.Seq, Ack: p.Ack, Window: p.Window, TSVal: p.TSVal}
 	if t.p.ok && t.s.ok {
 		h.Ack, h.Window = t.limit()
+		t.limitSACK(f)
 	}
 	e.stamp(fl, p, &h)
 	p.SetHeader(f.Buf, h)

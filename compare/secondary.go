@@ -204,7 +204,7 @@ func (e *Engine) secondaryTCP(now int64, fl *flow, d *Descriptor) {
 		for _, b := range d.SACK[:d.NSACK] {
 			t.s.sack.add(b[0], b[1])
 		}
-		t.s.take(d.Ack, d.Window, t.scale)
+		t.s.take(d.Ack, d.Window, t.scale, false)
 	}
 	if d.Flags&frame.FIN != 0 && !t.sFIN {
 		t.sFIN, t.sFINSeq = true, d.Seq.Add(d.Len)
@@ -274,7 +274,7 @@ func (e *Engine) secondarySYN(now int64, fl *flow, d *Descriptor) {
 		if !t.pSYN {
 			t.synHasAck, t.synAck = true, d.Ack
 		}
-		t.s.take(d.Ack, d.Window, 0)
+		t.s.take(d.Ack, d.Window, uint8(min(max(d.WScale, 0), 14)), true)
 	}
 	if !t.sSYN {
 		t.sSYN = true
