@@ -79,6 +79,11 @@ func (m *Machine) stopSwapped(ev Swapped) {
 			m.toPromoting(promoteLaunch, Alone, "started by an operator")
 		}
 	case SwapLost:
+		if m.stop.starting && m.rec.Ended {
+			// The end was recorded meanwhile, by the other node: it is what is to be undone.
+			m.swap(arbiter.Record{Speaker: m.cfg.Self}, "started by an operator")
+			return
+		}
 		m.stop.starting = false
 		m.answer(OpStart, "the record was changed by the other node: "+m.rec.String())
 		m.stopLook()
