@@ -244,7 +244,7 @@ func Up(ctx context.Context, opt Options) (_ *Lab, err error) {
 		if l.state.Shim, err = buildShim(ctx); err != nil {
 			return nil, err
 		}
-		l.progress("QEMU runs without KVM (" + shorten(l.state.Why, 70) + "): slow, and with the TCG shim " + l.state.Shim)
+		l.progress("no KVM (" + gist(l.state.Why) + "): QEMU emulates, with the TCG shim " + l.state.Shim)
 	}
 	if err := l.save(); err != nil {
 		return nil, err
@@ -325,12 +325,10 @@ func (l *Lab) Logs(lines int) string {
 	return b.String()
 }
 
-// shorten cuts a sentence that is too long for one line.
-func shorten(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return s[:n] + "..."
+// gist is the beginning of a long error: what was done, and what came of it.
+func gist(s string) string {
+	parts := strings.SplitN(s, ": ", 3)
+	return strings.Join(parts[:min(len(parts), 2)], ": ")
 }
 
 func tail(s string, n int) string {

@@ -144,10 +144,13 @@ func TestLabCommands(t *testing.T) {
 // TestDownAfterKilledUp ends the process that brings a lab up with SIGKILL at
 // several moments; lab down leaves nothing each time.
 func TestDownAfterKilledUp(t *testing.T) {
-	for _, step := range []string{"making the hosts", "starting the guest", "the guest serves"} {
-		t.Run(strings.ReplaceAll(step, " ", "-"), func(t *testing.T) {
+	for _, c := range []struct{ kind, step string }{
+		{"--native", "making the hosts"}, {"--native", "starting the guest"}, {"--native", "the guest serves"},
+		{"--smp=1", "starting colod"}, {"--smp=1", "the guest serves"},
+	} {
+		t.Run(strings.ReplaceAll(c.step+c.kind, " ", "-"), func(t *testing.T) {
 			name := labName("killed")
-			cmd := exec.Command(program, "lab", "up", "--native", "--name", name)
+			cmd := exec.Command(program, "lab", "up", c.kind, "--name", name)
 			stderr, err := cmd.StderrPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -156,7 +159,7 @@ func TestDownAfterKilledUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer cmd.Process.Kill()
-			awaitText(t, stderr, step)
+			awaitText(t, stderr, c.step)
 			cmd.Process.Signal(syscall.SIGKILL)
 			cmd.Wait()
 			if len(lab.Leaks(name)) == 0 {
