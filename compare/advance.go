@@ -13,9 +13,7 @@ func (e *Engine) advance(now int64, fl *flow) {
 	}
 	if t.v != was {
 		e.flush(now, fl)
-		if fl.swait.in {
-			e.swait.disarm(fl)
-		}
+		e.swait.rest(fl)
 	}
 	if t.rst != nil {
 		e.tryRST(now, fl)

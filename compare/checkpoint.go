@@ -40,7 +40,7 @@ func (e *Engine) AbortCheckpoint(now int64) {
 	}
 	for _, l := range []*timerList{&e.owed, &e.swait} {
 		for fl := l.head; fl != nil; fl = l.of(fl).next {
-			l.of(fl).since = now
+			l.of(fl).since, l.of(fl).place = now, now
 		}
 	}
 	e.round++

@@ -193,7 +193,7 @@ func (e *Engine) watch(now int64, fl *flow) {
 		return
 	}
 	if !open {
-		e.swait.disarm(fl)
+		e.swait.rest(fl)
 		return
 	}
 	e.swait.arm(fl, now)

@@ -274,6 +274,8 @@ func (e *Engine) abandon(fl *flow) {
 // forget takes fl out of the table; its place in the ring is the caller's business.
 func (e *Engine) forget(fl *flow) {
 	fl.dead = true
+	e.swait.disarm(fl)
+	e.owed.disarm(fl)
 	if e.last == fl {
 		e.last = nil
 	}
@@ -326,25 +328,19 @@ func (e *Engine) Received(now int64, n uint64) {
 	e.syns = wait
 }
 
-// Deadline is the time at which Tick has something to do, 0 when nothing waits.
+// Deadline is the time at which Tick may have something to do, 0 when nothing waits.
 func (e *Engine) Deadline() int64 {
 	if e.solo || e.holding {
 		return 0
 	}
 	var d int64
-	earliest := func(t int64) {
-		if d == 0 || t < d {
+	if e.held.head != nil {
+		d = e.held.head.link.arrived + e.hold
+	}
+	for _, t := range [2]int64{e.owed.deadline(e.ackBudget()), e.swait.deadline(e.silenceBudget())} {
+		if t != 0 && (d == 0 || t < d) {
 			d = t
 		}
-	}
-	if e.held.head != nil {
-		earliest(e.held.head.link.arrived + e.hold)
-	}
-	if e.owed.head != nil {
-		earliest(e.owed.head.owed.since + e.ackBudget())
-	}
-	if e.swait.head != nil {
-		earliest(e.swait.head.swait.since + e.silenceBudget())
 	}
 	if d != 0 && e.silentAt != 0 {
 		d = max(d, e.silentAt+int64(reportAgain))
@@ -357,29 +353,41 @@ func (e *Engine) Tick(now int64) {
 	if d := e.Deadline(); d == 0 || now < d {
 		return
 	}
-	if e.silentAt != 0 {
-		e.round++ // no checkpoint followed the last report
-		e.silentAt = 0
-	}
 	if f := e.held.head; f != nil && now >= f.link.arrived+e.hold {
+		e.newRound()
 		e.tooLong(now, f)
 		return
 	}
-	if fl := e.owed.head; fl != nil && now >= fl.owed.since+e.ackBudget() {
-		t := &fl.t
-		if t.crst {
-			e.dropReset(fl)
-			return
-		}
-		e.diverge(now, fl, Divergence{Reason: ReasonSilenceSecondary, Seq: t.v,
-			Detail: fmt.Sprintf("the primary acknowledges %d with window %d, the secondary %d with %d", t.p.ack, t.p.win, t.s.ack, t.s.win)})
+	if fl := e.owed.due(now, e.ackBudget()); fl != nil {
+		e.newRound()
+		e.owedTooLong(now, fl)
 		return
 	}
-	if fl := e.swait.head; fl != nil {
+	if fl := e.swait.due(now, e.silenceBudget()); fl != nil {
+		e.newRound()
 		d := Divergence{Reason: ReasonSilencePrimary, Seq: fl.t.v}
 		if fl.t.pieces.len() > 0 {
 			d.Len = fl.t.pieces.at(0).n
 		}
 		e.diverge(now, fl, d)
 	}
+}
+
+// newRound lets divergences be reported anew: no checkpoint followed the last report.
+func (e *Engine) newRound() {
+	if e.silentAt != 0 {
+		e.round++
+		e.silentAt = 0
+	}
+}
+
+// owedTooLong reports an acknowledgement or window of the primary that the secondary does not give.
+func (e *Engine) owedTooLong(now int64, fl *flow) {
+	t := &fl.t
+	if t.crst {
+		e.dropReset(fl)
+		return
+	}
+	e.diverge(now, fl, Divergence{Reason: ReasonSilenceSecondary, Seq: t.v,
+		Detail: fmt.Sprintf("the primary acknowledges %d with window %d, the secondary %d with %d", t.p.ack, t.p.win, t.s.ack, t.s.win)})
 }

@@ -140,25 +140,36 @@ type said struct {
 	digest [DigestLen]byte
 }
 
-// timer is an entry in a timerList; the list is ordered because all its entries wait equally long.
+// timer is an entry in a timerList.
 type timer struct {
 	prev, next *flow
-	since      int64
-	in         bool
+	since      int64 // when the wait began
+	place      int64 // since, when the entry got its place in the list
+	in         bool  // in the list
+	off        bool  // in the list, but not waiting
 }
 
-// timerList is a list of flows by the time since which they wait.
+// waiting says that the flow waits for something.
+func (t *timer) waiting() bool { return t.in && !t.off }
+
+// timerList is a list of flows that wait equally long, in the order in which their waits began. A wait that ends
+// and begins again with nearly every frame only flips a flag (rest); its entry is put in order when it gets to the
+// head, so it may be found due late, by one wait at most.
 type timerList struct {
 	head, tail *flow
 	of         func(*flow) *timer
 }
 
+// arm begins a wait unless there is one.
 func (l *timerList) arm(fl *flow, now int64) {
 	t := l.of(fl)
 	if t.in {
+		if t.off {
+			t.off, t.since = false, now
+		}
 		return
 	}
-	t.in, t.since, t.prev, t.next = true, now, l.tail, nil
+	t.in, t.off, t.since, t.place, t.prev, t.next = true, false, now, now, l.tail, nil
 	if l.tail != nil {
 		l.of(l.tail).next = fl
 	} else {
@@ -167,6 +178,10 @@ func (l *timerList) arm(fl *flow, now int64) {
 	l.tail = fl
 }
 
+// rest ends a wait and leaves the entry in its place.
+func (l *timerList) rest(fl *flow) { l.of(fl).off = true }
+
+// disarm ends a wait and takes the entry out.
 func (l *timerList) disarm(fl *flow) {
 	t := l.of(fl)
 	if !t.in {
@@ -185,10 +200,27 @@ func (l *timerList) disarm(fl *flow) {
 	*t = timer{}
 }
 
-// restart arms fl anew with the time now.
-func (l *timerList) restart(fl *flow, now int64) {
-	l.disarm(fl)
-	l.arm(fl, now)
+// deadline is when the head may be due, 0 for an empty list.
+func (l *timerList) deadline(budget int64) int64 {
+	if l.head == nil {
+		return 0
+	}
+	return l.of(l.head).place + budget
+}
+
+// due is a flow that has waited for budget, nil when there is none.
+func (l *timerList) due(now, budget int64) *flow {
+	for fl := l.head; fl != nil && l.of(fl).place+budget <= now; fl = l.head {
+		t := *l.of(fl)
+		if t.waiting() && t.since == t.place {
+			return fl
+		}
+		l.disarm(fl)
+		if t.waiting() {
+			l.arm(fl, t.since)
+		}
+	}
+	return nil
 }
 
 func (l *timerList) clear() {
@@ -199,5 +231,5 @@ func (l *timerList) clear() {
 
 // idle says that nothing of fl is pending, so that forgetting it costs no more than a checkpoint later.
 func (fl *flow) idle() bool {
-	return fl.held == 0 && !fl.owed.in && !fl.swait.in && fl.next == nil && fl.t.pieces.len() == 0 && !fl.dirty
+	return fl.held == 0 && !fl.owed.in && !fl.swait.waiting() && fl.next == nil && fl.t.pieces.len() == 0 && !fl.dirty
 }

@@ -96,10 +96,13 @@ func (e *Engine) primaryData(now int64, fl *flow, f *Frame) {
 	}
 	// What is neither agreed nor held already is new; it is one range, or the first of several: the guest
 	// will repeat the rest.
+	i := t.held.len()
+	if i == 0 && s == t.v && e.exact(now, fl, f, end) {
+		return
+	}
 	if s.Before(t.v) {
 		s = t.v
 	}
-	i := t.held.len()
 	for i > 0 {
 		h := *t.held.at(i - 1)
 		if h.link.start.AtMost(s) {
@@ -128,6 +131,27 @@ func (e *Engine) primaryData(now int64, fl *flow, f *Frame) {
 		t.held.insert(i, f)
 	}
 	e.advance(now, fl)
+}
+
+// exact releases f at once when the secondary has described just its range; end is that of f, whose start is the
+// agreed position, and nothing is held. Most data takes this way. False means that f is as it was.
+func (e *Engine) exact(now int64, fl *flow, f *Frame, end frame.Num) bool {
+	t, p := &fl.t, &f.P
+	if t.pieces.len() == 0 || p.Flags&frame.FIN != 0 || !t.s.ok || t.syn != nil || fl.broken == e.round {
+		return false
+	}
+	pc := t.pieces.at(0)
+	if pc.seq != p.Seq || pc.end() != end || *e.dig.sum(pc.flow, pc.pos, f.Buf[p.Payload:p.End]) != pc.digest {
+		return false
+	}
+	t.v = end
+	e.popPiece(t)
+	e.segment(now, fl, f, p.Seq, end, true, true, WhyAgreed)
+	e.swait.rest(fl)
+	if t.rst != nil {
+		e.tryRST(now, fl)
+	}
+	return true
 }
 
 // repeated handles a segment all of whose bytes are agreed: the guest sends it again.
