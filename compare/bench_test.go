@@ -50,8 +50,11 @@ func newLoad(flows, copies, payload int, udp bool) *load {
 		}
 		f := loadFlow{size: payload}
 		for range copies {
-			f.p = append(f.p, Frame{Buf: append([]byte(nil), buf...)})
-			f.s = append(f.s, Frame{Buf: append([]byte(nil), buf...)})
+			for _, q := range []*[]Frame{&f.p, &f.s} {
+				g := Frame{Buf: append([]byte(nil), buf...)}
+				frame.Parse(g.Buf, &g.P)
+				*q = append(*q, g)
+			}
 		}
 		if !udp {
 			f.ack = frametest.TCP{Src: client, Dst: guest, Seq: 5000, Ack: 1000, Flags: frame.ACK, Window: 500, Options: frametest.TS(1, 1)}.Bytes()
@@ -64,9 +67,8 @@ func newLoad(flows, copies, payload int, udp bool) *load {
 	return l
 }
 
-// prepare parses f and gives it the sequence number of its place in the stream.
+// prepare gives f the sequence number of its place in the stream.
 func prepare(f *Frame, i, size int) {
-	frame.Parse(f.Buf, &f.P)
 	if f.P.Kind == frame.KindTCP {
 		f.P.SetHeader(f.Buf, frame.Header{Seq: frame.Num(1000 + i*size), Ack: f.P.Ack, Window: f.P.Window, TSVal: uint32(1 + i/100)})
 	}
@@ -84,12 +86,19 @@ func cpuTime() time.Duration {
 // round sends copies frames of every flow through both sides, lets the clients acknowledge them, and returns how
 // many were released.
 func (l *load) round() int {
+	for c := range l.copies {
+		for i := range l.flows {
+			f := &l.flows[i]
+			prepare(&f.s[c], l.n*l.copies+c, f.size)
+			prepare(&f.p[c], l.n*l.copies+c, f.size)
+		}
+	}
 	start := cpuTime()
 	for c := range l.copies {
 		for i := range l.flows {
 			f := &l.flows[i]
 			l.now++
-			prepare(&f.s[c], l.n*l.copies+c, f.size)
+			frame.Parse(f.s[c].Buf, &f.s[c].P)
 			l.d.Secondary(l.now, &f.s[c])
 		}
 	}
@@ -107,7 +116,7 @@ func (l *load) round() int {
 		for i := range l.flows {
 			f := &l.flows[i]
 			l.now++
-			prepare(&f.p[c], l.n*l.copies+c, f.size)
+			frame.Parse(f.p[c].Buf, &f.p[c].P)
 			l.e.Primary(l.now, &f.p[c])
 		}
 	}

@@ -21,7 +21,6 @@ type Describer struct {
 	nextID  uint32
 	kept    frameList // frames not released as far as is known, in order of arrival
 	early   map[frame.FlowKey]Announce
-	overAt  uint32
 	faulted [reasonEnd]bool // in this epoch
 	stats   DescStats
 }

@@ -31,7 +31,6 @@ type world struct {
 	released []wire
 	diverged []Divergence
 	oracle   oracle
-	fronts   []Front
 	onOut    func(*wire)
 	logf     func(string, ...any) // where the story goes, nil: nowhere
 }

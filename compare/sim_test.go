@@ -38,7 +38,6 @@ type tcpEnd struct {
 	read     int // bytes that the application has taken
 	buf      int // receive buffer
 	lastWin  int
-	tsval    uint32
 }
 
 type segment struct {
@@ -235,11 +234,11 @@ func (e *tcpEnd) consume(n int) {
 
 // simConfig is a run of the simulation.
 type simConfig struct {
-	seed         uint64
-	v6, ts       bool
-	download     int // bytes of the guest, -1: echo of the upload
-	upload       int
-	guestOpens   bool
+	seed     uint64
+	v6, ts   bool
+	download int // bytes of the guest, -1: echo of the upload
+	upload   int
+
 	lag, lagP    int64 // largest extra delay of each guest, us
 	link         int64 // one way delay between the nodes
 	net          int64 // one way delay to the client

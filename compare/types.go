@@ -46,7 +46,7 @@ type Frame struct {
 type Why uint8
 
 const (
-	whyInvalid Why = iota
+	_ Why = iota
 	// WhyAgreed: the secondary said the same.
 	WhyAgreed
 	// WhyCovered: a completed checkpoint holds the state that produced it.
@@ -87,7 +87,7 @@ func (r *Release) Len() int { return r.HeadLen + r.Payload[1] - r.Payload[0] }
 type MessageKind uint8
 
 const (
-	messageInvalid MessageKind = iota
+	_ MessageKind = iota
 	// MessageAnnounce carries Message.Announce.
 	MessageAnnounce
 	// MessageAsk carries Message.Ask: digest the range.

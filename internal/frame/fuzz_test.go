@@ -22,7 +22,7 @@ func FuzzParse(f *testing.F) {
 		if p.L3 < min(frame.VnetLen, len(buf)) || p.L4 < p.L3 || p.Payload < p.L4 || p.End < p.Payload || p.End > len(buf) {
 			t.Fatalf("offsets %d %d %d %d of %d", p.L3, p.L4, p.Payload, p.End, len(buf))
 		}
-		if p.Key(true) != p.Key(true) || p.Kind > frame.KindIP {
+		if p.Kind > frame.KindIP || p.Key(true).Kind != p.Kind {
 			t.Fatalf("kind %d", p.Kind)
 		}
 		if len(buf) < frame.VnetLen+14 {
