@@ -83,7 +83,7 @@ func Run(ctx context.Context, o Options) (*report.Result, error) {
 
 // measure feeds sp to p for o.Each, after one loop that is not counted.
 func measure(t *rig.TB, sp spec, o Options, p *peer) (outcome, rig.CPU) {
-	f := newFeeder(p, sp.build(o.Frames))
+	f := newFeeder(p, sp.build(min(o.Frames, 32<<20/sp.size)))
 	t.Must(f.loop(t.Context()))
 	f.out = outcome{}
 	before, err := rig.ProcessCPU(p.pid)

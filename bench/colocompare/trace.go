@@ -58,9 +58,10 @@ type segment struct {
 var content = func() []byte {
 	b := make([]byte, 1<<17)
 	r := rand.New(rand.NewPCG(7, 7))
-	for i := 0; i < len(b); i += 8 {
+	for i := 0; i < len(b)/2; i += 8 {
 		binary.LittleEndian.PutUint64(b[i:], r.Uint64())
 	}
+	copy(b[len(b)/2:], b) // a stream goes round in it, however it is cut
 	return b
 }()
 

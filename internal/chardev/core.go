@@ -237,7 +237,11 @@ func (c *core) settle(now int64) {
 func (c *core) release(r *compare.Release) {
 	c.stats.Released++
 	if f := r.F; f != nil && f.P.Kind == frame.KindTCP && f.P.SegEnd() != f.P.Seq {
-		c.kept = append(c.kept, kept{f.P.Key(true), f.P.SegEnd()})
+		end := f.P.SegEnd()
+		if r.HeadLen > 0 && !r.Last {
+			end = f.P.Seq.Add(uint32(r.Payload[1] - f.P.Payload)) // a part
+		}
+		c.kept = append(c.kept, kept{f.P.Key(true), end})
 	}
 	if r.HeadLen == 0 && r.Last && r.F.Index >= 0 && c.vnet == 0 {
 		b := r.F.Buf[frame.VnetLen-4:]
