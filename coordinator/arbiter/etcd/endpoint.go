@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/stats"
 )
 
@@ -110,10 +110,14 @@ func newEndpoint(ctx context.Context, index int, url string, cfg Config, conf *t
 		}))
 	}
 	if conf != nil {
-		conf = conf.Clone()
+		creds := credentials.NewTLS(conf)
+		if conf.ServerName != "" {
+			creds = namedServer{creds, conf.ServerName}
+		}
+		opts = append(opts, grpc.WithTransportCredentials(creds))
 	}
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{url}, TLS: conf, Context: ctx, Logger: log, DialOptions: opts,
+		Endpoints: []string{url}, Context: ctx, Logger: log, DialOptions: opts,
 		DialKeepAliveTime: keepaliveTime, DialKeepAliveTimeout: keepaliveTimeout,
 		MaxUnaryRetries: 1, // none: repeating is decided here
 	})
@@ -124,6 +128,20 @@ func newEndpoint(ctx context.Context, index int, url string, cfg Config, conf *t
 	kv := clientv3.NewKVFromKVClient(pb.NewKVClient(client.ActiveConnection()), nil)
 	client.ActiveConnection().Connect()
 	return &endpoint{index: index, url: url, client: client, kv: kv}, nil
+}
+
+// namedServer expects one name in the certificate, whatever the endpoint's host is; clientv3 sees to the host only.
+type namedServer struct {
+	credentials.TransportCredentials
+	name string
+}
+
+func (n namedServer) ClientHandshake(ctx context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return n.TransportCredentials.ClientHandshake(ctx, n.name, conn)
+}
+
+func (n namedServer) Clone() credentials.TransportCredentials {
+	return namedServer{n.TransportCredentials.Clone(), n.name}
 }
 
 // wake makes a connection that waits to be tried again try now.
@@ -169,9 +187,3 @@ func (departures) HandleRPC(ctx context.Context, s stats.RPCStats) {
 func (departures) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 
 func (departures) HandleConn(context.Context, stats.ConnStats) {}
-
-// host is the endpoint without its scheme.
-func host(endpoint string) string {
-	_, h, _ := strings.Cut(endpoint, "://")
-	return strings.TrimSuffix(h, "/")
-}

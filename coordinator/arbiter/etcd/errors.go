@@ -171,8 +171,14 @@ func (a *Arbiter) explain(endpoint string, err error) EndpointError {
 		e.Cure = "renew etcd's certificate, or set this host's clock"
 	case has("remote error: tls"), has("tls: bad certificate"):
 		e.Cure = "it refuses the certificate " + a.cfg.TLS.Cert + ": it must be valid and signed by etcd's --trusted-ca-file"
-	case has("first record does not look like a TLS handshake"):
+	case has("first record does not look like a TLS handshake"), has("authentication handshake failed: EOF"):
 		e.Cure = "it speaks no TLS: give etcd --cert-file, --key-file and --trusted-ca-file"
+	case has("broken pipe"), has("connection reset"), has("error reading server preface"):
+		// With TLS 1.3 a client may write before it reads that it is refused.
+		e.Cure = "it broke the connection off: it is being ended, or refuses the certificate " + a.cfg.TLS.Cert + ", which must be valid and signed by etcd's --trusted-ca-file"
+		if a.cfg.Plain {
+			e.Cure = "it broke the connection off: it is being ended, or wants https"
+		}
 	case has("connection refused"):
 		e.Cure = "nothing listens there: start etcd, or correct the endpoint"
 	case has("no route to host"), has("network is unreachable"), has("i/o timeout"):

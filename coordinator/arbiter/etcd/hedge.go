@@ -43,7 +43,10 @@ func ask[T any](ctx context.Context, a *Arbiter, question func(context.Context, 
 	defer func() { // whatever the outcome, no attempt is left behind
 		cancel()
 		for running > 0 {
-			take(<-results)
+			o := <-results
+			if take(o); o.err == nil && err != nil {
+				v, err = o.v, nil // an answer that came with the end
+			}
 		}
 		if err != nil {
 			err = a.failure(failures, err)
@@ -73,12 +76,11 @@ func ask[T any](ctx context.Context, a *Arbiter, question func(context.Context, 
 	for {
 		select {
 		case o := <-results:
+			take(o)
 			if o.err == nil {
-				running--
 				a.preferred.Store(uint32(o.e.index))
 				return o.v, left, nil
 			}
-			take(o)
 			if final(o.err) {
 				return v, left, o.err
 			}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"colod/coordinator/arbiter"
@@ -50,36 +52,39 @@ type watch struct {
 	last arbiter.Record
 }
 
-// follow watches at one endpoint until its stream ends.
+// follow watches at one endpoint until its stream ends. It is etcd's stream itself and not clientv3's watcher, which
+// would wait for this endpoint to come back and say nothing meanwhile.
 func (w *watch) follow(ctx context.Context, e *endpoint) {
 	// Cut off from a majority, a member would know of no change: it is to say so.
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	watcher := clientv3.NewWatcher(e.client)
-	defer watcher.Close()
-	ch := watcher.Watch(ctx, w.a.recordKey(w.pair), clientv3.WithCreatedNotify())
-	created := time.NewTimer(w.a.cfg.Attempt)
+	e.wake()
+	// A member that is frozen says nothing at all; later it is the connection's keepalive that finds out.
+	created := time.AfterFunc(w.a.cfg.Attempt, cancel)
 	defer created.Stop()
+	stream, err := pb.NewWatchClient(e.client.ActiveConnection()).Watch(ctx)
+	if err != nil {
+		return
+	}
+	create := &pb.WatchCreateRequest{Key: []byte(w.a.recordKey(w.pair))}
+	if stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}) != nil {
+		return
+	}
 	for {
-		select {
-		case res, ok := <-ch:
-			if !ok || res.Err() != nil {
-				return
-			}
-			created.Stop()
-			if res.Created {
-				// What changed between two streams.
-				if r, err := w.a.Get(ctx, w.pair); err == nil && r.Exists() {
-					w.tell(r)
-				}
-			}
-			for _, ev := range res.Events {
-				if st, why := decodeRecord(ev.Kv.Value, w.pair); ev.Type == clientv3.EventTypePut && why == "" {
-					w.tell(st.Record)
-				}
-			}
-		case <-created.C:
+		res, err := stream.Recv()
+		if err != nil || res.Canceled || !created.Stop() && res.Created {
 			return
+		}
+		if res.Created {
+			// What changed between two streams.
+			if r, err := w.a.Get(ctx, w.pair); err == nil && r.Exists() {
+				w.tell(r)
+			}
+		}
+		for _, ev := range res.Events {
+			if st, why := decodeRecord(ev.Kv.Value, w.pair); ev.Type == mvccpb.Event_PUT && why == "" {
+				w.tell(st.Record)
+			}
 		}
 	}
 }
