@@ -160,7 +160,7 @@ func (a *Arbiter) explain(endpoint string, err error) EndpointError {
 		e.Cure = "grant the user of this node's certificate read and write on keys that begin with " + a.cfg.Prefix + "/"
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		e.Cure = "etcd's database is full: etcdctl compact and defrag, then etcdctl alarm disarm"
-	case errors.Is(err, rpctypes.ErrNoLeader), errors.Is(err, rpctypes.ErrTimeout), errors.Is(err, rpctypes.ErrTimeoutDueToLeaderFail),
+	case errors.Is(err, rpctypes.ErrNoLeader), errors.Is(err, rpctypes.ErrLeaderChanged), errors.Is(err, rpctypes.ErrTimeout), errors.Is(err, rpctypes.ErrTimeoutDueToLeaderFail),
 		errors.Is(err, rpctypes.ErrTimeoutDueToConnectionLost), has("raft proposal dropped"):
 		e.Cure = "it has no leader: a majority of the members must run and reach each other"
 	case has("certificate signed by unknown authority"), has("not signed by"), has("certificate is not trusted"):
