@@ -77,6 +77,7 @@ func (e *Engine) restart() {
 	e.swait.clear()
 	e.round++
 	e.silentAt = 0
+	e.closeReports()
 	clear(e.syns)
 	e.syns = e.syns[:0]
 	for i, fl := range e.dirty {
@@ -111,6 +112,7 @@ func (e *Engine) cover(now int64, why Why) {
 			t.rst = nil
 			e.stamped(now, fl, f, why)
 		default:
+			e.remember(fl, f)
 			e.whole(now, f, why)
 		}
 		t.held.reset()
@@ -127,6 +129,7 @@ func (e *Engine) pass(now int64, f *Frame, why Why) {
 	p := &f.P
 	if p.Kind != frame.KindTCP {
 		fl.pSeen = true
+		e.remember(fl, f)
 		e.whole(now, f, why)
 		return
 	}
@@ -166,6 +169,8 @@ func (fl *flow) rebase(epoch uint32) {
 	t.sFIN, t.sFINSeq = t.pFIN, t.pFINSeq
 	t.nRST, t.rstOpen = 0, false
 	t.s = t.p
-	fl.d.said.reset()
+	if !quiet(fl.key.Kind) {
+		fl.d.said.reset()
+	}
 	fl.d.next, fl.d.mask, fl.d.count = 0, 0, 0
 }

@@ -7,8 +7,9 @@ import (
 )
 
 // quiet says whether frames of the kind are housekeeping: the guests send them at times of their own choosing
-// (random timers), again and again, and one more or less means nothing. What the secondary said once in an
-// epoch stands for every later repetition by the primary, and the secondary may say what the primary does not.
+// (random timers), again and again, and one more or less means nothing. What the secondary said once, or what was
+// released once, stands for every later repetition by the primary: it tells the network nothing that it was not
+// told before. And the secondary may say what the primary does not.
 func quiet(k frame.Kind) bool {
 	return k == frame.KindARP || k == frame.KindND || k == frame.KindGroup
 }
@@ -17,6 +18,7 @@ func quiet(k frame.Kind) bool {
 func (e *Engine) primaryDatagram(now int64, fl *flow, f *Frame) {
 	fl.pSeen = true
 	if e.solo {
+		e.remember(fl, f)
 		e.whole(now, f, WhySolo)
 		return
 	}
@@ -123,11 +125,43 @@ func (e *Engine) secondaryQuiet(now int64, fl *flow, s said) {
 			f.link.agreed = true
 		}
 	}
+	d.note(s)
+	e.flushDatagrams(now, fl)
+}
+
+// dropSaid forgets the secondary's datagrams of fl that have no twin.
+func (e *Engine) dropSaid(fl *flow) {
+	if quiet(fl.key.Kind) {
+		return
+	}
+	if fl.epoch == e.epoch {
+		e.npieces -= fl.d.said.len()
+	}
+	fl.d.said.reset()
+}
+
+// note puts s among what stands for repetitions; the oldest is forgotten.
+func (d *dgramState) note(s said) {
 	if d.said.len() == housekeeping {
 		d.said.drop(1)
 	}
 	d.said.push(s)
-	e.flushDatagrams(now, fl)
+}
+
+// remember notes a housekeeping frame that is released without the secondary's word, so that its repetitions are not
+// held. Number 0 is no flow of the secondary: its digests never leave the engine.
+func (e *Engine) remember(fl *flow, f *Frame) {
+	if !quiet(fl.key.Kind) {
+		return
+	}
+	d := &fl.d
+	for i := range d.said.len() {
+		if e.twin(f, d.said.at(i)) {
+			return
+		}
+	}
+	from, to, meta := compared(f.Buf, &f.P)
+	d.note(said{meta: meta, n: uint32(to - from), digest: *e.dig.sum(0, 0, f.Buf[from:to])})
 }
 
 func (e *Engine) twin(f *Frame, s *said) bool {

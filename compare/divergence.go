@@ -23,7 +23,7 @@ type report struct {
 
 type place struct{ pos, off int }
 
-// diverge reports d for fl once in a round; fl is nil for what concerns no flow.
+// diverge reports d, once in a round for each flow, and for each reason where fl is nil because it concerns no flow.
 func (e *Engine) diverge(now int64, fl *flow, d Divergence) {
 	if e.solo {
 		return
@@ -38,6 +38,11 @@ func (e *Engine) diverge(now int64, fl *flow, d Divergence) {
 			return
 		}
 		fl.reported = e.round
+	} else {
+		if e.reported[d.Reason] == e.round {
+			return
+		}
+		e.reported[d.Reason] = e.round
 	}
 	e.nextID++
 	d.ID, d.Epoch = e.nextID, e.epoch
@@ -51,12 +56,11 @@ func (e *Engine) diverge(now int64, fl *flow, d Divergence) {
 	e.out.Divergences = append(e.out.Divergences, d)
 }
 
-// overflow reports a reached bound, once in a round.
+// overflow reports a reached bound.
 func (e *Engine) overflow(now int64, what string) {
-	if e.overAt == e.round {
+	if e.reported[ReasonQueue] == e.round {
 		return
 	}
-	e.overAt = e.round
 	e.diverge(now, nil, Divergence{Reason: ReasonQueue, Detail: "bound on " + what + " reached"})
 }
 
@@ -137,6 +141,17 @@ func (e *Engine) Raw(_ int64, raw *Raw) {
 	}
 }
 
+// closeReports makes the reports final whose answer cannot come any more.
+func (e *Engine) closeReports() {
+	for i := range e.reports {
+		d := e.reports[i].d
+		d.Final, d.Detail = true, "the secondary's bytes did not come before the checkpoint"
+		e.out.Divergences = append(e.out.Divergences, d)
+	}
+	clear(e.reports)
+	e.reports = e.reports[:0]
+}
+
 // tooLong reports the frame that has waited longest for the secondary.
 func (e *Engine) tooLong(now int64, f *Frame) {
 	fl, p := f.link.fl, &f.P
@@ -174,8 +189,7 @@ func (e *Engine) dropReset(fl *flow) {
 	e.stats.Reset += uint64(fl.held)
 	t := &fl.t
 	e.dropHeld(fl)
-	e.npieces -= t.pieces.len()
-	t.pieces.reset()
+	e.dropPieces(fl)
 	t.ask = span{}
 	e.owed.disarm(fl)
 	e.swait.disarm(fl)

@@ -46,8 +46,8 @@ type Engine struct {
 	sent     uint64 // messages put in Out since the beginning
 	received uint64 // of them known to have arrived
 	early    []Descriptor
-	nextID   uint32 // of a divergence
-	overAt   uint32 // round of the last report of a bound
+	nextID   uint32            // of a divergence
+	reported [reasonEnd]uint32 // round of the last report that concerned no flow
 	reports  []report
 	silentAt int64 // when a divergence was last reported in this round, 0 when none was
 	stats    Stats
@@ -265,8 +265,7 @@ func (e *Engine) abandon(fl *flow) {
 	e.stats.Refused += uint64(fl.held)
 	e.stats.Evicted++
 	e.dropHeld(fl)
-	e.npieces -= fl.d.said.len()
-	fl.d.said.reset()
+	e.dropSaid(fl)
 	e.forget(fl)
 	e.clearFlow(fl)
 }

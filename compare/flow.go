@@ -34,7 +34,8 @@ type tcpState struct {
 	covered frame.Num // all before it needs no comparison: a checkpoint holds it; valid with coverOK
 	coverOK bool
 	base    frame.Num // the first byte compared
-	hint    frame.Num // newest sequence number of the primary
+	hint    frame.Num // highest sequence number of the primary; valid with hintOK
+	hintOK  bool
 
 	iss        frame.Num
 	issKnown   bool

@@ -32,7 +32,9 @@ func (e *Engine) learn(fl *flow, f *Frame) {
 		fl.pSeen = true
 		t.tmpl.Learn(f.Buf, p)
 	}
-	t.hint = p.Seq
+	if !t.hintOK || p.Seq.After(t.hint) { // a keepalive probe has a lower one
+		t.hint, t.hintOK = p.Seq, true
+	}
 	if p.HasTS {
 		t.hasTS, t.pTS, t.pEcr = true, frame.Num(p.TSVal), p.TSEcr
 	}
@@ -196,7 +198,7 @@ func (e *Engine) repeated(now int64, fl *flow, f *Frame) {
 	}
 	t.again.push(f)
 	if fl.sid != 0 {
-		e.ask(fl, againSpan(t, f), false)
+		e.askAgain(fl)
 	}
 }
 
@@ -315,7 +317,14 @@ func (e *Engine) retire(fl *flow) {
 		}
 		fl.sid = 0
 	}
-	e.npieces -= fl.t.pieces.len()
+	e.dropPieces(fl)
+}
+
+// dropPieces forgets what the secondary has described of fl.
+func (e *Engine) dropPieces(fl *flow) {
+	if fl.epoch == e.epoch {
+		e.npieces -= fl.t.pieces.len()
+	}
 	fl.t.pieces.reset()
 }
 

@@ -127,8 +127,9 @@ func (e *Engine) flowOf(d *Descriptor) *flow {
 	switch {
 	case s.key.Kind != frame.KindTCP:
 		if fl.sid != 0 {
-			e.retire(fl) // the secondary's node forgot the flow in between
-			fl.d.said.reset()
+			e.dropSaid(fl) // the secondary's node forgot the flow in between
+			fl.d.next, fl.d.mask = 0, 0
+			e.retire(fl)
 		}
 	case !belongs(&fl.t, fl, d):
 		if !ahead(fl, d) {
@@ -218,7 +219,7 @@ func (e *Engine) secondaryTCP(now int64, fl *flow, d *Descriptor) {
 	if t.p.ok {
 		e.secondaryAck(now, fl, repeated)
 	}
-	if t.again.len() > 0 && t.ask == (span{}) {
+	if t.again.len() > 0 {
 		e.askAgain(fl)
 	}
 }
@@ -352,7 +353,11 @@ func (e *Engine) gone(now int64, fl *flow, d *Descriptor) {
 		return
 	}
 	t.ask = span{}
-	if d.Seq == t.v && t.known {
+	if d.Seq != t.v {
+		e.advance(now, fl)
+		return
+	}
+	if t.known {
 		e.diverge(now, fl, Divergence{Reason: ReasonLost, Seq: d.Seq, Len: d.Len,
 			Detail: "the secondary's bytes are not kept any more"})
 	}
