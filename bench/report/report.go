@@ -234,9 +234,9 @@ func (r *Result) Write(dir string) error {
 		for _, s := range c.Systems {
 			for i := range s.Values {
 				f := &s.Values[i]
-				for _, p := range []*float64{&f.Median, &f.Min, &f.Max, &f.Ratio, &f.RatioMin, &f.RatioMax} {
-					if math.IsNaN(*p) || math.IsInf(*p, 0) {
-						*p = 0
+				for _, v := range slices.Concat(f.Rounds, f.RatioRounds) {
+					if math.IsNaN(v) || math.IsInf(v, 0) { // JSON has no word for it
+						return fmt.Errorf("write results of %s: %s of %s in %s is %v", r.Name, f.Name, s.Name, c.Name, v)
 					}
 				}
 			}

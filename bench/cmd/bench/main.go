@@ -20,7 +20,10 @@ import (
 	"time"
 
 	"colod/bench/colocompare"
+	"colod/bench/datapath"
 	"colod/bench/drop"
+	"colod/bench/link"
+	"colod/bench/load"
 	"colod/bench/report"
 )
 
@@ -40,6 +43,8 @@ var benchmarks = []struct {
 	run         func(context.Context, options) ([]*report.Result, error)
 }{
 	{"colo-compare", "comparator beside QEMU's colo-compare", runColoCompare},
+	{"data-path", "data path beside plain kernel forwarding", runDataPath},
+	{"link", "bytes on the link between the nodes", runLink},
 }
 
 func main() {
@@ -47,6 +52,8 @@ func main() {
 		switch os.Args[1] { // the parts of a benchmark that run in processes of their own
 		case "chardev":
 			os.Exit(drop.Main(os.Args[2:], os.Stderr))
+		case "load":
+			os.Exit(load.Main(os.Args[2:], os.Stderr))
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -175,5 +182,15 @@ func writeReport(file, dir string) error {
 func runColoCompare(ctx context.Context, o options) ([]*report.Result, error) {
 	frames := 16384
 	r, err := colocompare.Run(ctx, colocompare.Options{Rounds: o.rounds, Each: o.each, Frames: frames, Only: o.cases, Profile: o.profile, Log: o.log})
+	return []*report.Result{r}, err
+}
+
+func runDataPath(ctx context.Context, o options) ([]*report.Result, error) {
+	r, err := datapath.Run(ctx, datapath.Options{Rounds: o.rounds, Each: o.each, Only: o.cases, Profile: o.profile, Log: o.log})
+	return []*report.Result{r}, err
+}
+
+func runLink(ctx context.Context, o options) ([]*report.Result, error) {
+	r, err := link.Run(ctx, link.Options{Rounds: min(o.rounds, 3), Each: o.each, Only: o.cases, Log: o.log})
 	return []*report.Result{r}, err
 }
