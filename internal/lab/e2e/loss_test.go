@@ -224,6 +224,7 @@ func TestOtherFaults(t *testing.T) {
 		kind      string
 		secondary bool // hits the node that does not speak
 		wire      bool // hits the wire between the nodes
+		slow      bool // found out by a deadline of many seconds: in the full campaign only
 		mend      string
 	}{
 		{kind: lab.KillNode, mend: lab.Heal},
@@ -231,7 +232,12 @@ func TestOtherFaults(t *testing.T) {
 		{kind: lab.KillColod, mend: lab.Heal},
 		{kind: lab.KillColod, secondary: true, mend: lab.Heal},
 		{kind: lab.Partition, wire: true, mend: lab.Heal},
+		{kind: lab.FreezeVM, slow: true, mend: lab.Heal},
+		{kind: lab.FreezeVM, secondary: true, slow: true, mend: lab.Heal},
 	} {
+		if f.slow && !long {
+			continue
+		}
 		name := f.kind + "-of-speaker"
 		if f.secondary {
 			name = f.kind + "-of-twin"
