@@ -16,8 +16,9 @@ const rxBatch = afpacket.MaxBatch
 // rx is a receiving socket with what this package has to remember of it.
 type rx struct {
 	*afpacket.RX
-	since int64 // frames of before (ns, CLOCK_REALTIME) were handled by somebody else
-	lost  uint32
+	inputToo bool  // it sees input as well
+	since    int64 // frames of before (ns, CLOCK_REALTIME) were handled by somebody else
+	lost     uint32
 }
 
 // sender is an *afpacket.TX, or a sink in tests.
@@ -102,20 +103,23 @@ func (q *outq) flush(p *Proxy) {
 	}
 }
 
-func (p *Proxy) openTap(ignoreOutgoing bool) error {
-	r, err := afpacket.OpenRX(p.opt.Tap, afpacket.Options{IgnoreOutgoing: ignoreOutgoing})
+// openTap opens the socket on the tap, unless there is one that sees enough.
+func (p *Proxy) openTap(inputToo bool) error {
+	if p.tapRX != nil && (p.tapRX.inputToo || !inputToo) {
+		return nil
+	}
+	r, err := afpacket.OpenRX(p.opt.Tap, afpacket.Options{IgnoreOutgoing: !inputToo})
 	if err != nil {
 		return err
 	}
+	fresh := &rx{RX: r, inputToo: inputToo}
 	if p.tapRX != nil {
 		// The new socket sees all from its opening on; the old one has the rest.
-		at := realtime()
-		p.readTap()
+		fresh.since = realtime()
+		p.drainTap()
 		p.tapRX.Close()
-		p.tapRX = &rx{RX: r, since: at}
-		return nil
 	}
-	p.tapRX = &rx{RX: r}
+	p.tapRX = fresh
 	return nil
 }
 

@@ -45,7 +45,7 @@ func (p *Proxy) startPrimary(link *Link, s Session) error {
 	if p.role == roleSolo && p.mode == Pass {
 		err = p.outputFromKernel()
 	} else {
-		err = p.openTap(false)
+		err = p.openTap(true)
 	}
 	if err == nil {
 		err = p.openUplinkTX()
@@ -327,6 +327,6 @@ func (p *Proxy) GoSolo(ctx context.Context) error {
 		p.flush()
 		p.dropRoles()
 		p.role = roleSolo
-		reply(p.enterSolo())
+		reply(p.carry())
 	})
 }

@@ -153,6 +153,7 @@ type Proxy struct {
 	busyUntil  int64
 	rxBufs     [][]byte
 	rxMeta     []afpacket.Meta
+	kernelAt   int64 // alone: when the kernel may carry the traffic
 	nowMono    int64
 	nowReal    int64
 	pathErrors uint64
@@ -197,8 +198,9 @@ func Open(opt Options) (*Proxy, error) {
 	return p, nil
 }
 
-// Close ends the thread. The kernel's filters stay as they are: a guest whose
-// output was held stays mute.
+// Close ends the thread. A speaker without a peer leaves its traffic to the
+// kernel; connections that lived through a takeover end with that. In any
+// other role the kernel's filters stay as they are: a guest whose output was held stays mute.
 func (p *Proxy) Close() error {
 	p.th.close()
 	<-p.th.done
@@ -299,10 +301,11 @@ func (p *Proxy) housekeeping() {
 			p.opt.Events(OutputLost{Frames: uint64(n)})
 		}
 	}
-	if len(p.front.flows) > 0 && p.front.expire(p.nowMono) && p.role == roleSolo {
-		if err := p.enterSolo(); err != nil {
+	if p.role == roleSolo && p.mode != Pass && p.nowMono > p.kernelAt && p.front.expire(p.nowMono) {
+		was := p.mode
+		if err := p.toKernel(); err != nil {
 			p.log.Error().Err(err).Msg("give the traffic back to the kernel")
-		} else {
+		} else if was == StealBoth {
 			p.opt.Events(FrontGone{})
 		}
 	} else if p.role == rolePrimary && p.mode == StealBoth && len(p.front.flows) == 0 {
@@ -333,6 +336,11 @@ func (p *Proxy) stop() {
 	if p.link != nil {
 		p.link.close()
 		p.link = nil
+	}
+	if p.role == roleSolo {
+		if err := p.toKernel(); err != nil {
+			p.log.Error().Err(err).Msg("give the traffic back to the kernel")
+		}
 	}
 	p.dropRoles()
 	p.closeSockets()

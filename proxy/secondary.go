@@ -77,7 +77,7 @@ func (p *Proxy) startSecondary(link *Link, s Session) error {
 	p.closeSockets()
 	p.front = newFront()
 	p.addrs.init()
-	err := p.openTap(true)
+	err := p.openTap(false)
 	if err == nil {
 		err = p.openTapTX()
 	}
@@ -369,6 +369,10 @@ func (p *Proxy) promote() error {
 	for _, f := range flows {
 		p.front.add(p.nowMono, f)
 	}
+	// The way in is open before the first word goes out: a client may answer at once.
+	if err := p.carry(); err != nil {
+		return err
+	}
 	// Input that the guest has not acknowledged goes to it again: the client may have been
 	// told that it arrived. Our log is in the former primary's space.
 	s.replay(p)
@@ -385,5 +389,5 @@ func (p *Proxy) promote() error {
 	s.close()
 	p.dropRoles()
 	p.role = roleSolo
-	return p.enterSolo()
+	return nil
 }

@@ -6,6 +6,10 @@ import (
 	"colod/proxy/afpacket"
 )
 
+// kernelAfter is how long (ns) a speaker that lost its peer carries its guest's frames itself before the kernel
+// does it: the change costs some milliseconds, and most often protection is back by then.
+const kernelAfter = int64(2e9)
+
 // Solo makes this node the speaker without a peer, by the record's authority.
 // The kernel carries the traffic, unless rewritten connections are left.
 func (p *Proxy) Solo(ctx context.Context) error {
@@ -13,32 +17,47 @@ func (p *Proxy) Solo(ctx context.Context) error {
 		switch p.role {
 		case roleIdle, roleMuted, roleSolo:
 			p.role = roleSolo
-			reply(p.enterSolo())
+			err := p.carry()
+			if err == nil && len(p.front.flows) == 0 {
+				err = p.toKernel()
+			}
+			reply(err)
 		default:
 			reply(roleError("go solo", p.role))
 		}
 	})
 }
 
-// enterSolo sets the path of a speaker without a peer.
-func (p *Proxy) enterSolo() error {
+// carry sets the path of a speaker without a peer so that nothing is lost from this instant on: where the
+// proxy has carried frames it goes on to do so, and it must where connections are rewritten.
+func (p *Proxy) carry() error {
+	p.kernelAt = p.nowMono + kernelAfter
 	p.front.expire(p.nowMono)
-	if len(p.front.flows) > 0 {
-		err := p.openTap(true)
-		if err == nil {
-			err = p.openTapTX()
-		}
-		if err == nil {
-			err = p.openUplinkTX()
-		}
-		if err == nil {
-			err = p.openUplinkRX()
-		}
-		if err != nil {
-			return err
-		}
+	rewritten := len(p.front.flows) > 0
+	if !rewritten && p.tapRX == nil {
+		return nil // toKernel is all that is needed
+	}
+	err := p.openTap(false)
+	if err == nil {
+		err = p.openUplinkTX()
+	}
+	if err == nil && rewritten {
+		err = p.openTapTX()
+	}
+	if err == nil && rewritten {
+		err = p.openUplinkRX()
+	}
+	switch {
+	case err != nil:
+		return err
+	case rewritten:
 		return p.setMode(StealBoth)
 	}
+	return p.setMode(Steal)
+}
+
+// toKernel lets the kernel carry the traffic of a speaker without a peer.
+func (p *Proxy) toKernel() error {
 	if p.mode == Pass {
 		return nil
 	}
@@ -97,7 +116,7 @@ func (p *Proxy) outputFromKernel() error {
 		return err
 	}
 	defer seam.Close()
-	if err := p.openTap(false); err != nil {
+	if err := p.openTap(true); err != nil {
 		return err
 	}
 	if err := p.setMode(Steal); err != nil {
