@@ -133,12 +133,13 @@ func (e *Engine) pass(now int64, f *Frame, why Why) {
 		e.whole(now, f, why)
 		return
 	}
-	if p.Flags&frame.SYN != 0 && (!fl.t.issKnown || fl.t.iss != p.Seq) {
+	if p.Flags&frame.SYN != 0 && (!fl.t.issKnown || fl.t.iss != p.Seq || fl.t.otherPeer(p.Flags, p.Ack)) {
 		e.newConnection(fl, f)
 		t := &fl.t
 		t.known = true
 		t.v, t.pmax, t.rel, t.base = p.Seq, p.Seq, p.Seq, p.Seq+1
 		t.iss, t.issKnown, t.synOK = p.Seq, true, true
+		t.synHasAck, t.synAck = p.Flags&frame.ACK != 0, p.Ack
 		t.scaleOK, t.scale = true, uint8(max(p.WScale, 0))
 	}
 	e.learn(fl, f)
@@ -163,7 +164,6 @@ func (fl *flow) rebase(epoch uint32) {
 	t.v, t.covered, t.coverOK = t.pmax, t.pmax, t.known
 	t.pSYN, t.sSYN, t.announced = false, false, 0
 	t.synOK = t.issKnown
-	t.synHasAck = false
 	t.pieces.reset()
 	t.ask = span{}
 	t.sFIN, t.sFINSeq = t.pFIN, t.pFINSeq

@@ -48,7 +48,7 @@ func (fl *dflow) note(f *Frame) {
 // syn handles a SYN or SYN+ACK: a new one starts a new connection with a number of its own.
 func (d *Describer) syn(fl *dflow, f *Frame) {
 	p := &f.P
-	if !fl.born || fl.iss != p.Seq {
+	if !fl.born || fl.iss != p.Seq || fl.hasAck && p.Flags&frame.ACK != 0 && fl.synAck != p.Ack {
 		d.drop(fl)
 		d.retire(fl)
 		*fl = dflow{key: fl.key, touched: true, kept: fl.kept, waiting: fl.waiting, dkept: fl.dkept}

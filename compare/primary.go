@@ -214,7 +214,7 @@ func againSpan(t *tcpState, f *Frame) span {
 // primarySYN handles a SYN or SYN+ACK.
 func (e *Engine) primarySYN(now int64, fl *flow, f *Frame) {
 	p := &f.P
-	if t := &fl.t; t.issKnown && t.iss == p.Seq {
+	if t := &fl.t; t.issKnown && t.iss == p.Seq && !t.otherPeer(p.Flags, p.Ack) {
 		e.learn(fl, f)
 		switch {
 		case e.solo:
@@ -259,6 +259,12 @@ func (e *Engine) primarySYN(now int64, fl *flow, f *Frame) {
 		e.syns = append(e.syns, fl)
 	}
 	e.watch(now, fl)
+}
+
+// otherPeer says that a SYN with these flags and acknowledgement answers another SYN of the client than the one that
+// opened the connection.
+func (t *tcpState) otherPeer(flags uint8, ack frame.Num) bool {
+	return t.synHasAck && flags&frame.ACK != 0 && t.synAck != ack
 }
 
 // announce tells the peer the initial numbers of a SYN, once in an epoch.

@@ -159,7 +159,7 @@ func belongs(t *tcpState, fl *flow, d *Descriptor) bool {
 	syn, ack := d.Flags&frame.SYN != 0, d.Flags&frame.ACK != 0
 	switch {
 	case !t.pSYN && !t.sSYN: // a connection older than the epoch, or nothing yet
-		return !syn || !fl.pSeen || t.issKnown && d.Seq == t.iss
+		return !syn || !fl.pSeen || t.issKnown && d.Seq == t.iss && !t.otherPeer(d.Flags, d.Ack)
 	case syn:
 		return fl.sid == 0 && (!t.synHasAck || !ack || t.synAck == d.Ack)
 	case d.Flags&frame.RST != 0:
