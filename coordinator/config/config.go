@@ -49,7 +49,7 @@ type API struct {
 // Log configures logging.
 type Log struct {
 	Level  string `yaml:"level" default:"info" enum:"trace,debug,info,warn,error" doc:"Least level that is written."`
-	Format string `yaml:"format" default:"auto" enum:"auto,console,json" doc:"auto: console on a terminal, else json."`
+	Format string `yaml:"format" default:"auto" enum:"auto,console,json" doc:"With auto it is console on a terminal, else json."`
 }
 
 // Heartbeat configures the detection of a lost node.
@@ -74,7 +74,7 @@ type Pair struct {
 	Nodes       []PairNode `yaml:"nodes" required:"true" doc:"The two nodes. The first is the speaker of a new pair."`
 	Network     Network    `yaml:"network" required:"true" doc:"How the guest reaches the network on this node."`
 	VM          VM         `yaml:"vm" required:"true" doc:"The virtual machine. What the guest sees must be the same on both nodes."`
-	Mode        string     `yaml:"mode" default:"lockstep" enum:"lockstep" doc:"lockstep: output is released when both guests agree, and divergence causes a checkpoint."`
+	Mode        string     `yaml:"mode" default:"lockstep" enum:"lockstep" doc:"In lockstep, output is released when both guests agree, and divergence causes a checkpoint."`
 	Hold        Hold       `yaml:"hold" doc:"How long a frame may wait for agreement before a checkpoint is taken. Between the bounds it follows the measured cost of a checkpoint."`
 	Checkpoint  Checkpoint `yaml:"checkpoint" doc:"Checkpoints."`
 	State       State      `yaml:"state" doc:"The stream of the guest's memory and devices between the nodes."`
@@ -128,7 +128,7 @@ type Checkpoint struct {
 
 // State configures the state stream.
 type State struct {
-	Encryption string `yaml:"encryption" default:"tls" enum:"tls,plain" doc:"plain: the guest's memory crosses the link unencrypted, for a dedicated link between the hosts."`
+	Encryption string `yaml:"encryption" default:"tls" enum:"tls,plain" doc:"With plain, the guest's memory crosses the link unencrypted, for a dedicated link between the hosts."`
 }
 
 // Load reads, checks and completes the file. The error is a Problems when
