@@ -34,7 +34,8 @@ type hello struct {
 type beat struct {
 	Seq  uint64 `json:"seq"`
 	Time int64  `json:"time"`
-	Echo int64  `json:"echo,omitempty"` // time of the last beat received
+	Echo int64  `json:"echo,omitempty"` // time in the last beat received
+	Held int64  `json:"held,omitempty"` // how long ago that was, by the sender's clock
 }
 
 // note is a message of a pair's machine.

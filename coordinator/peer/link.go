@@ -71,7 +71,13 @@ type linkConn struct {
 	done chan struct{}
 	once sync.Once
 	why  error
-	echo atomic.Int64 // time in the last beat received
+	echo atomic.Pointer[echo] // of the last beat received
+}
+
+// echo is what is sent back of a heartbeat.
+type echo struct {
+	time int64         // its sender's
+	at   time.Duration // when it was received
 }
 
 // end closes the connection; the first reason counts.
@@ -172,7 +178,11 @@ func (l *Link) watch() {
 		l.mu.Unlock()
 		if c != nil && i%2 == 0 {
 			seq++
-			c.send(&frame{Beat: &beat{Seq: seq, Time: int64(now), Echo: c.echo.Load()}})
+			b := &beat{Seq: seq, Time: int64(now)}
+			if e := c.echo.Load(); e != nil {
+				b.Echo, b.Held = e.time, int64(now-e.at)
+			}
+			c.send(&frame{Beat: b})
 		}
 		if down {
 			if c != nil {
@@ -333,9 +343,10 @@ func (l *Link) read(c *linkConn, r *bufio.Reader, buf []byte) error {
 		}
 		switch {
 		case f.Beat != nil:
-			c.echo.Store(f.Beat.Time)
+			now := time.Since(l.start)
+			c.echo.Store(&echo{time: f.Beat.Time, at: now})
 			if f.Beat.Echo > 0 {
-				if rtt := int64(time.Since(l.start)) - f.Beat.Echo; rtt > 0 {
+				if rtt := int64(now) - f.Beat.Echo - f.Beat.Held; rtt > 0 {
 					l.rtt.Store(rtt)
 				}
 			}
