@@ -13,8 +13,11 @@ const (
 	idleDelay = 10_000_000
 	// maxBandwidth of the first copy in bytes/s: QEMU's default of 128 MiB/s does limit it.
 	maxBandwidth = 10 << 30
-	// downtimeLimit in ms: when the rest of the memory can be copied in that time, the guest is stopped.
-	downtimeLimit = 300
+	// downtimeFirst in ms: when QEMU thinks that the rest of the memory can be copied in that time, it stops the
+	// guest. A guest that dirties memory faster gets twice as much every downtimeStep, up to downtimeMost.
+	downtimeFirst = 20
+	downtimeMost  = 2000
+	downtimeStep  = 2 * time.Second
 
 	pollInterval = 5 * time.Millisecond
 	// hangAfter is how long the main loop may be silent before LostHeartbeat takes it for stuck on a
@@ -107,7 +110,7 @@ func (v *VM) startColo(ctx context.Context, uri string) (time.Time, error) {
 	if err := v.setColoCapabilities(ctx); err != nil {
 		return time.Time{}, fmt.Errorf("start COLO: %w", err)
 	}
-	params := map[string]any{"x-checkpoint-delay": idleDelay, "max-bandwidth": maxBandwidth, "downtime-limit": downtimeLimit, "announce-rounds": 0}
+	params := map[string]any{"x-checkpoint-delay": idleDelay, "max-bandwidth": maxBandwidth, "downtime-limit": downtimeFirst, "announce-rounds": 0}
 	if err := v.mon.Run(ctx, "migrate-set-parameters", params, nil); err != nil {
 		return time.Time{}, fmt.Errorf("start COLO: %w", err)
 	}
@@ -117,12 +120,19 @@ func (v *VM) startColo(ctx context.Context, uri string) (time.Time, error) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	var run runState
+	downtime, raise := downtimeFirst, time.Now().Add(downtimeStep)
 	for {
 		m, err := v.QueryMigrate(ctx)
 		if err != nil {
 			return fail(err)
 		}
 		run.drain(ev)
+		if m.Status == "active" && downtime < downtimeMost && time.Now().After(raise) {
+			downtime, raise = min(2*downtime, downtimeMost), time.Now().Add(downtimeStep)
+			if err := v.mon.Run(ctx, "migrate-set-parameters", map[string]int{"downtime-limit": downtime}, nil); err != nil {
+				return fail(err)
+			}
+		}
 		switch m.Status {
 		case "colo":
 			// The STOP that ends the copy was sent before this status, so a RESUME that is the last
