@@ -182,19 +182,6 @@ func (e *Engine) tooLong(now int64, f *Frame) {
 	}
 }
 
-// dropReset gives up what is held of a connection that the client has reset: the guests have learned of that at
-// different moments, which is no divergence. Should the reset have been out of the window, the guests
-// go on, and repeat what is dropped here as they repeat a lost segment.
-func (e *Engine) dropReset(fl *flow) {
-	e.stats.Reset += uint64(fl.held)
-	t := &fl.t
-	e.dropHeld(fl)
-	e.dropPieces(fl)
-	t.ask = span{}
-	e.owed.disarm(fl)
-	e.swait.disarm(fl)
-}
-
 // watch keeps the timer for what the secondary has said and the primary has not.
 func (e *Engine) watch(now int64, fl *flow) {
 	t := &fl.t

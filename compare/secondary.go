@@ -2,15 +2,6 @@ package compare
 
 import "colod/internal/frame"
 
-// FlowDef takes the number that the secondary's node gives to a flow. Numbers come in order without gaps.
-func (e *Engine) FlowDef(id uint32, key frame.FlowKey) {
-	if id != e.sidOff+uint32(len(e.sids)) {
-		e.diverge(0, nil, Divergence{Reason: ReasonProtocol, Key: key, Detail: "flow number out of order"})
-		return
-	}
-	e.sids = append(e.sids, sidEntry{key: key})
-}
-
 // Descriptor takes what the secondary's guest has said. d is not kept.
 func (e *Engine) Descriptor(now int64, d *Descriptor) {
 	if e.solo && !e.holding {
@@ -102,78 +93,6 @@ func (d *Descriptor) check() string {
 	return ""
 }
 
-// flowOf finds the flow of d by its number. At the number's first use it is tied to the connection that it
-// belongs to: the present one of its key, or the one after it when the secondary is ahead.
-func (e *Engine) flowOf(d *Descriptor) *flow {
-	i := d.Flow - e.sidOff
-	if d.Flow == 0 || i >= uint32(len(e.sids)) {
-		if int32(d.Flow-e.sidOff) < 0 {
-			e.stats.Stale++
-			return nil
-		}
-		e.diverge(0, nil, Divergence{Reason: ReasonProtocol, Detail: "flow number not defined"})
-		return nil
-	}
-	s := &e.sids[i]
-	e.sidUsed = max(e.sidUsed, int(i)+1)
-	if s.fl != nil {
-		return s.fl
-	}
-	if s.stale {
-		e.stats.Stale++
-		return nil
-	}
-	fl := e.lookup(s.key, true)
-	switch {
-	case s.key.Kind != frame.KindTCP:
-		if fl.sid != 0 {
-			e.dropSaid(fl) // the secondary's node forgot the flow in between
-			fl.d.next, fl.d.mask = 0, 0
-			e.retire(fl)
-		}
-	case !belongs(&fl.t, fl, d):
-		if !ahead(fl, d) {
-			s.stale = true
-			e.stats.Stale++
-			return nil
-		}
-		if fl.next != nil {
-			e.retire(fl.next)
-		}
-		if !fl.pSeen { // only the secondary has used this flow so far, and it has moved on
-			e.clearFlow(fl)
-		} else {
-			fl.next = &flow{key: s.key, epoch: e.epoch, next: nil}
-			fl = fl.next
-		}
-	case fl.sid != 0:
-		e.retire(fl)
-		fl.t.ask = span{}
-	}
-	fl.sid, s.fl = d.Flow, fl
-	return fl
-}
-
-// belongs says whether d, the first descriptor of its number, is of the connection that fl is in.
-func belongs(t *tcpState, fl *flow, d *Descriptor) bool {
-	syn, ack := d.Flags&frame.SYN != 0, d.Flags&frame.ACK != 0
-	switch {
-	case !t.pSYN && !t.sSYN: // a connection older than the epoch, or nothing yet
-		return !syn || !fl.pSeen || t.issKnown && d.Seq == t.iss && !t.otherPeer(d.Flags, d.Ack)
-	case syn:
-		return fl.sid == 0 && (!t.synHasAck || !ack || t.synAck == d.Ack)
-	case d.Flags&frame.RST != 0:
-		return fl.sid == 0 && (!t.synHasAck || t.synAck == d.Ack)
-	default:
-		return false
-	}
-}
-
-// ahead says whether d may open a connection that the primary's guest has not got to yet.
-func ahead(fl *flow, d *Descriptor) bool {
-	return d.Flags&frame.SYN != 0 && fl.key.Kind == frame.KindTCP
-}
-
 // secondaryTCP handles a segment of the secondary's guest.
 func (e *Engine) secondaryTCP(now int64, fl *flow, d *Descriptor) {
 	t := &fl.t
@@ -221,17 +140,6 @@ func (e *Engine) secondaryTCP(now int64, fl *flow, d *Descriptor) {
 	}
 	if t.again.len() > 0 {
 		e.askAgain(fl)
-	}
-}
-
-// askAgain repeats the questions for repeated segments that were held before the secondary's number was known.
-func (e *Engine) askAgain(fl *flow) {
-	t := &fl.t
-	for i := range t.again.len() {
-		if f := *t.again.at(i); f.link.index != uint64(fl.sid) {
-			f.link.index = uint64(fl.sid)
-			e.ask(fl, againSpan(t, f), false)
-		}
 	}
 }
 
@@ -283,82 +191,5 @@ func (e *Engine) secondarySYN(now int64, fl *flow, d *Descriptor) {
 	}
 	if t.syn != nil {
 		e.trySYN(now, fl)
-	}
-}
-
-// reply takes the digest of a range that was asked for.
-func (e *Engine) reply(now int64, fl *flow, d *Descriptor) {
-	t := &fl.t
-	pos := uint64(d.Hi)<<32 | uint64(d.Seq)
-	for i := range t.again.len() {
-		f := *t.again.at(i)
-		s := againSpan(t, f)
-		if s.seq != d.Seq || s.n != d.Len {
-			continue
-		}
-		off := f.P.Payload + int(s.seq-f.P.Seq)
-		if *e.dig.sum(d.Flow, pos, f.Buf[off:off+int(s.n)]) != d.Digests[0] {
-			e.differ(now, fl, s)
-			return
-		}
-		t.again.remove(i)
-		e.unkeep(f)
-		e.segment(now, fl, f, f.link.start, f.link.end, true, true, WhyAgreed)
-		return
-	}
-	if t.ask == (span{d.Seq, d.Len}) {
-		t.ask = span{}
-	}
-	if !t.known || d.Seq != t.v || d.Len == 0 || t.reachFor(d.Seq.Add(d.Len)).Before(d.Seq.Add(d.Len)) {
-		return
-	}
-	if *e.dig.sum(d.Flow, pos, e.bytes(t, d.Seq, d.Len)) != d.Digests[0] {
-		e.differ(now, fl, span{d.Seq, d.Len})
-		return
-	}
-	t.v = d.Seq.Add(d.Len)
-	e.flush(now, fl)
-	e.advance(now, fl)
-	e.secondaryAck(now, fl, false)
-}
-
-// reachFor is reach, looking as far as to.
-func (t *tcpState) reachFor(to frame.Num) frame.Num {
-	v := t.v
-	for i := range t.held.len() {
-		f := *t.held.at(i)
-		if f.link.start.After(v) || v.AtLeast(to) {
-			break
-		}
-		v = v.Max(f.link.end.Min(f.P.Seq.Add(uint32(f.P.Len()))))
-	}
-	return v
-}
-
-// gone takes the answer that the client has acknowledged a range, so that it was freed at the secondary's
-// node. The repeated segment that it was asked for is of no use any more.
-func (e *Engine) gone(now int64, fl *flow, d *Descriptor) {
-	t := &fl.t
-	for i := range t.again.len() {
-		f := *t.again.at(i)
-		if s := againSpan(t, f); s.seq == d.Seq && s.n == d.Len {
-			t.again.remove(i)
-			e.unkeep(f)
-			e.stats.Repeated++
-			e.free(f)
-			return
-		}
-	}
-	if t.ask != (span{d.Seq, d.Len}) {
-		return
-	}
-	t.ask = span{}
-	if d.Seq != t.v {
-		e.advance(now, fl)
-		return
-	}
-	if t.known {
-		e.diverge(now, fl, Divergence{Reason: ReasonLost, Seq: d.Seq, Len: d.Len,
-			Detail: "the secondary's bytes are not kept any more"})
 	}
 }
