@@ -117,15 +117,15 @@ func (n *Node) Run(ctx context.Context) error {
 
 // open starts everything; what was started is ended by close, also after an error.
 func (n *Node) open() error {
+	var err error
+	if n.id, err = certs.Load(n.cfg.TLS.CA, n.cfg.TLS.Cert, n.cfg.TLS.Key, n.cfg.Node); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(n.cfg.RunDir, 0o755); err != nil {
 		return fmt.Errorf("make run_dir: %w", err)
 	}
 	if err := os.MkdirAll(n.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make state_dir: %w", err)
-	}
-	var err error
-	if n.id, err = certs.Load(n.cfg.TLS.CA, n.cfg.TLS.Cert, n.cfg.TLS.Key, n.cfg.Node); err != nil {
-		return err
 	}
 	if left := time.Until(n.id.Expires()); left < 30*24*time.Hour {
 		n.log.Warn().Time("expires", n.id.Expires()).Msg("this node's certificate expires soon; make a new one with colod cert node")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"colod/coordinator/config"
 	"colod/internal/certs"
 )
 
@@ -49,6 +50,9 @@ func (c *cli) certCommand() *cobra.Command {
 		Example: `  colod cert node a --ca-dir /root/colod-ca --dir /etc/colod`,
 		Args:    rangeArgs(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if !config.ValidNodeName(args[0]) {
+				return usageError(fmt.Errorf("%q is not a node name; use a DNS name such as a or host1.example.org", args[0]))
+			}
 			if caDir == "" {
 				caDir = nodeDir
 			}

@@ -83,8 +83,11 @@ func validate(c *Config, d *decoder) {
 	ck.pairs(c)
 }
 
+// ValidNodeName reports whether a node can have this name.
+func ValidNodeName(name string) bool { return len(name) <= 253 && nodeName.MatchString(name) }
+
 func (ck checker) node(key, name string) {
-	if ck.has(key) && (len(name) > 253 || !nodeName.MatchString(name)) {
+	if ck.has(key) && !ValidNodeName(name) {
 		ck.bad(key, fmt.Sprintf("%q is not a node name", name), "use a DNS name such as a or host1.example.org: it stands in the node's certificate")
 	}
 }
