@@ -65,6 +65,7 @@ type Pair struct {
 	guest              [2]*netnstest.NS
 	proxy              [2]*proxy.Proxy
 	tid                [2]int
+	servers            [2][]*exec.Cmd
 	conf               *tls.Config
 	epoch              uint64
 	mode               Mode
@@ -164,6 +165,7 @@ func (p *Pair) serve(i int) {
 	out, err := c.StdoutPipe()
 	p.t.Must(err)
 	p.t.Must(p.guest[i].Start(c))
+	p.servers[i] = append(p.servers[i], c)
 	var ready [6]byte
 	if _, err := io.ReadFull(out, ready[:]); err != nil {
 		p.t.Fatalf("servers of a guest do not start: %v", err)
@@ -171,6 +173,7 @@ func (p *Pair) serve(i int) {
 	if redis, err := exec.LookPath("redis-server"); err == nil {
 		c := p.guest[i].Command(p.t.Context(), redis, "--bind", guestIP, "--save", "", "--appendonly", "no", "--protected-mode", "no", "--dir", p.t.TempDir())
 		p.t.Must(p.guest[i].Start(c))
+		p.servers[i] = append(p.servers[i], c)
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			conn, err := p.guest[i].Dial(p.t.Context(), "tcp", guestIP+":6379")
 			if err == nil {
@@ -300,9 +303,10 @@ func (p *Pair) link(ctx context.Context) (a, b *proxy.Link) {
 type Sample struct {
 	load.Outcome
 	A, B     time.Duration // CPU of the proxies' threads
-	Busy     time.Duration // of all CPUs
-	StatsA   proxy.Stats   // of this load; gauges are those of its end
-	LinkWire uint64        // bytes on the link's device, both directions, all headers
+	Stands   time.Duration // of this process beside them: the stand-ins for QEMU
+	Server   [2]time.Duration
+	StatsA   proxy.Stats // of this load; gauges are those of its end
+	LinkWire uint64      // bytes on the link's device, both directions, all headers
 }
 
 // Load runs a load in the present mode. An error means that the sample is void; the pair has to Enter a mode again.
@@ -318,7 +322,7 @@ func (p *Pair) Load(kind string, each time.Duration) (Sample, error) {
 	var s Sample
 	before := p.proxy[0].Stats()
 	a, b := rig.ThreadCPU(p.tid[0]), rig.ThreadCPU(p.tid[1])
-	busy, _ := rig.Busy()
+	self0, servers := p.own()
 	wire := p.wire()
 	p.t.Must(p.client.Start(c))
 	ended := make(chan error, 1)
@@ -334,8 +338,12 @@ func (p *Pair) Load(kind string, each time.Duration) (Sample, error) {
 		}
 	}
 	s.A, s.B = rig.ThreadCPU(p.tid[0])-a, rig.ThreadCPU(p.tid[1])-b
-	after, _ := rig.Busy()
-	s.Busy, s.LinkWire = after-busy, p.wire()-wire
+	own, after := p.own()
+	s.Stands = own - self0 - s.A - s.B
+	for i := range s.Server {
+		s.Server[i] = after[i] - servers[i]
+	}
+	s.LinkWire = p.wire() - wire
 	s.StatsA = sub(p.proxy[0].Stats(), before)
 	if f := p.takeFaults(); len(f) > 0 {
 		return s, fmt.Errorf("%s in mode %s: %s", kind, p.mode, f[0])
@@ -350,6 +358,25 @@ func (p *Pair) Load(kind string, each time.Duration) (Sample, error) {
 		return s, fmt.Errorf("%s in mode %s: nothing was done in %.1f s", kind, p.mode, s.Seconds)
 	}
 	return s, nil
+}
+
+// own is the CPU time of this process and of the servers in each guest.
+func (p *Pair) own() (self time.Duration, servers [2]time.Duration) {
+	var ru unix.Rusage
+	p.t.Must(unix.Getrusage(unix.RUSAGE_SELF, &ru))
+	for i := range servers {
+		for _, c := range p.servers[i] {
+			cpu, err := rig.ProcessCPU(c.Process.Pid)
+			p.t.Must(err)
+			servers[i] += cpu.Total
+		}
+	}
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), servers
+}
+
+// All is the CPU time of all processes of the benchmark.
+func (s *Sample) All() time.Duration {
+	return s.A + s.B + s.Stands + s.Server[0] + s.Server[1] + time.Duration(s.CPU*1e9)
 }
 
 // wire is the number of bytes that the link's device has carried.

@@ -116,7 +116,8 @@ func (p *Pair) try(o Options, k load.Kind, m Mode, void map[string]int) *Sample 
 }
 
 func (s *Sample) line(k load.Kind) string {
-	cpu := fmt.Sprintf("CPU of proxies %.2f + %.2f, of all %.2f", s.A.Seconds()/s.Seconds, s.B.Seconds()/s.Seconds, s.Busy.Seconds()/s.Seconds)
+	cpu := fmt.Sprintf("CPUs: proxies %.2f + %.2f, stand-ins %.2f, servers %.2f + %.2f, client %.2f", s.A.Seconds()/s.Seconds, s.B.Seconds()/s.Seconds,
+		s.Stands.Seconds()/s.Seconds, s.Server[0].Seconds()/s.Seconds, s.Server[1].Seconds()/s.Seconds, s.CPU/s.Seconds)
 	if k.Bulk {
 		return fmt.Sprintf("%6.2f Gbit/s, %s", float64(s.Bytes)*8/s.Seconds/1e9, cpu)
 	}
@@ -139,7 +140,7 @@ func (s *Sample) note(sh *report.Sheet, k load.Kind, m Mode, kernel *Sample) {
 	if k.Bulk {
 		gb := float64(s.Bytes) / 1e9
 		add(throughput, "Gbit/s", "more", gb*8/s.Seconds)
-		add("CPU of the machine per GB", "s", "less", s.Busy.Seconds()/gb)
+		add("CPU of all parts per GB", "s", "less", s.All().Seconds()/gb)
 		if m != Kernel {
 			add("CPU of proxy A per GB", "s", "less", s.A.Seconds()/gb)
 			add("CPU of proxy B per GB", "s", "less", s.B.Seconds()/gb)
@@ -155,11 +156,12 @@ func (s *Sample) note(sh *report.Sheet, k load.Kind, m Mode, kernel *Sample) {
 			add("CPU of proxy A per operation", "us", "less", s.A.Seconds()*1e6/ops)
 			add("CPU of proxy B per operation", "us", "less", s.B.Seconds()*1e6/ops)
 		}
-		add("CPU of the machine per operation", "us", "less", s.Busy.Seconds()*1e6/ops)
+		add("CPU of all parts per operation", "us", "less", s.All().Seconds()*1e6/ops)
 		if s.Again > 0 {
 			add("sent again", "", "less", float64(s.Again))
 		}
 	}
+	add("CPUs used by all parts", "", "", s.All().Seconds()/s.Seconds)
 	if m != Kernel {
 		add("frames released", "1/s", "", float64(s.StatsA.ReleasedFrames)/s.Seconds)
 		add("bytes per frame released", "", "", float64(s.StatsA.ReleasedBytes)/max(1, float64(s.StatsA.ReleasedFrames)))

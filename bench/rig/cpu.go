@@ -56,21 +56,3 @@ func schedstat(file string) time.Duration {
 	n, _ := strconv.ParseInt(f[0], 10, 64)
 	return time.Duration(n)
 }
-
-// Busy is the busy and the whole time of all CPUs of the machine since its start.
-func Busy() (busy, whole time.Duration) {
-	b, _ := os.ReadFile("/proc/stat")
-	line, _, _ := strings.Cut(string(b), "\n")
-	for i, f := range strings.Fields(line) {
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil || i > 8 { // guest time is in user time
-			continue
-		}
-		d := time.Duration(n) * 10 * time.Millisecond
-		whole += d
-		if i != 4 && i != 5 { // idle, iowait
-			busy += d
-		}
-	}
-	return busy, whole
-}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TB is a testing.TB outside of a test, for packages that demand one. It cleans up when its scenario ends however it
@@ -137,7 +138,12 @@ func (t *TB) Start(c *exec.Cmd) {
 	}()
 	t.Must(<-started)
 	t.Cleanup(func() {
-		syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
-		<-ended
+		syscall.Kill(-c.Process.Pid, syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(3 * time.Second):
+			syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
+			<-ended
+		}
 	})
 }
