@@ -39,7 +39,7 @@ type driver struct {
 	id      *certs.Identity
 	link    sender
 	log     zerolog.Logger
-	publish func(Event)
+	publish func(e Event, routine bool)
 
 	box   *mailbox
 	start time.Time
@@ -81,7 +81,7 @@ const (
 // newDriver opens the guest's devices and starts the driver; the machine
 // gets its first event.
 func newDriver(cfg *config.Pair, self *config.Config, plat Platform, arb arbiter.Arbiter, id *certs.Identity,
-	link sender, boot uint64, log zerolog.Logger, publish func(Event)) (*driver, error) {
+	link sender, boot uint64, log zerolog.Logger, publish func(Event, bool)) (*driver, error) {
 	d := &driver{
 		cfg: cfg, node: self.Node, peer: cfg.Peer(self.Node), dir: vmDir(self.RunDir, cfg.Name),
 		plat: plat, arb: arb, id: id, link: link,
@@ -265,7 +265,7 @@ func (d *driver) moved(a pair.Moved) {
 	d.publish(Event{
 		Time: now, Pair: d.cfg.Name, From: a.From.String(), State: a.To.String(), Role: a.Role.String(),
 		Generation: d.m.Record().Generation, Reason: a.Reason,
-	})
+	}, routine)
 }
 
 // send sends a message; the speaker's session begins with its request for a

@@ -16,13 +16,17 @@ const (
 
 func newHub() *hub { return &hub{subs: map[chan Event]struct{}{}} }
 
-func (h *hub) publish(e Event) {
+// publish passes an event on. Routine ones, of which there are many, are not
+// kept for those who come later.
+func (h *hub) publish(e Event, routine bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.recent) == hubRecent {
-		h.recent = append(h.recent[:0], h.recent[1:]...)
+	if !routine {
+		if len(h.recent) == hubRecent {
+			h.recent = append(h.recent[:0], h.recent[1:]...)
+		}
+		h.recent = append(h.recent, e)
 	}
-	h.recent = append(h.recent, e)
 	for ch := range h.subs {
 		select {
 		case ch <- e:

@@ -174,8 +174,11 @@ func openArbiter(cfg *config.Config) (arbiter.Arbiter, error) {
 	return nil, errors.New("the configuration names no arbiter")
 }
 
-func (n *Node) publish(e Event) {
-	n.hub.publish(e)
+func (n *Node) publish(e Event, routine bool) {
+	n.hub.publish(e, routine)
+	if routine {
+		return
+	}
 	n.opt.Notify(fmt.Sprintf("STATUS=pair %s is %s: %s", e.Pair, e.State, e.Reason))
 }
 

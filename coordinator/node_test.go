@@ -61,6 +61,7 @@ type testNode struct {
 	cfg    *config.Config
 	plat   *fakePlatform
 	log    *logBuffer
+	notes  *logBuffer // for the service manager
 	client *Client
 	cancel context.CancelFunc
 	done   chan error
@@ -148,9 +149,12 @@ pairs:
 func (p *testPair) start(name string) *testNode {
 	p.t.Helper()
 	cfg := p.config(name)
-	n := &testNode{name: name, cfg: cfg, log: &logBuffer{}, client: NewClient(cfg.API.Socket), done: make(chan error, 1)}
+	n := &testNode{name: name, cfg: cfg, log: &logBuffer{}, notes: &logBuffer{}, client: NewClient(cfg.API.Socket), done: make(chan error, 1)}
 	n.plat = newFakePlatform(cfg, p.hosts)
-	node, err := NewNode(Options{Config: cfg, Version: "test", Platform: n.plat, Log: zerolog.New(n.log), Arbiter: p.arbiter})
+	node, err := NewNode(Options{
+		Config: cfg, Version: "test", Platform: n.plat, Log: zerolog.New(n.log), Arbiter: p.arbiter,
+		Notify: func(s string) { n.notes.Write([]byte(s + "\n")) },
+	})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -327,6 +331,10 @@ func TestRestart(t *testing.T) {
 	p.nodes["a"].stop(t)
 	if !vm.lives() {
 		t.Fatal("the guest ended with colod")
+	}
+	if notes := p.nodes["a"].notes.String(); !strings.Contains(notes, "READY=1\n") || !strings.Contains(notes, "STATUS=pair g is protected: protected by b\n") ||
+		strings.Index(notes, "STOPPING=1") < strings.Index(notes, "READY=1") {
+		t.Errorf("the service manager was told:\n%s", notes)
 	}
 	if got := p.nodes["a"].plat.paths; fmt.Sprint(got) != "[detach]" {
 		t.Errorf("path: %v", got)

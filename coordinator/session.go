@@ -98,12 +98,6 @@ func (s *session) setRelay(r Relay) {
 	}
 }
 
-func (s *session) currentRelay() Relay {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.relay
-}
-
 // tellStopped and tellResumed count what the secondary's data path is told.
 func (s *session) tellStopped(at time.Time) {
 	s.mu.Lock()

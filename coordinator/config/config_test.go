@@ -115,7 +115,7 @@ func TestProblems(t *testing.T) {
 		{"tab", "  - name: guest1", "\t- name: guest1", "this is not YAML"},
 		{"anchor", "node: a", "node: &x a", "node: anchors, aliases and merge keys are not used here; write the value out"},
 		{"two documents", "arbiter:", "---\narbiter:", "the file has more than one document"},
-		{"run_dir too long", "pairs:", "run_dir: /" + strings.Repeat("x", 100) + "\npairs:", "run_dir: the path has 101 characters, too long for unix sockets in it"},
+		{"run_dir too long", "pairs:", "run_dir: /" + strings.Repeat("x", 100) + "\npairs:", "run_dir: the path has 101 characters, too long for the unix sockets of pair \"guest1\" in it; use one of at most 80"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := strings.Replace(good, c.from, c.to, 1)

@@ -16,10 +16,10 @@ var (
 	ifName   = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 )
 
-// maxSocketDir is the longest run_dir for which every socket path still fits
-// in the 107 bytes of sockaddr_un (unix(7)): colod adds
-// /vm/<pair up to 48>/<file up to 20>.
-const maxSocketDir = 107 - len("/vm/") - 48 - 1 - 20
+// maxVMDir is the longest directory of a VM, run_dir/vm/PAIR, in which the
+// paths of sockets still fit in the 107 bytes of sockaddr_un (unix(7)); as in
+// package qmp.
+const maxVMDir = 90
 
 // checker adds problems at the place of a key.
 type checker struct {
@@ -64,8 +64,11 @@ func validate(c *Config, d *decoder) {
 			ck.bad(p.key, fmt.Sprintf("%q is not an absolute path", p.path), "write the path from / on")
 		}
 	}
-	if len(c.RunDir) > maxSocketDir {
-		ck.bad("run_dir", fmt.Sprintf("the path has %d characters, too long for unix sockets in it", len(c.RunDir)), fmt.Sprintf("use one of at most %d", maxSocketDir))
+	for i := range c.Pairs {
+		if over := len(c.RunDir) + len("/vm/") + len(c.Pairs[i].Name) - maxVMDir; over > 0 {
+			ck.bad("run_dir", fmt.Sprintf("the path has %d characters, too long for the unix sockets of pair %q in it", len(c.RunDir), c.Pairs[i].Name), fmt.Sprintf("use one of at most %d", len(c.RunDir)-over))
+			break
+		}
 	}
 	if s := c.API.Socket; s != "" && (!filepath.IsAbs(s) || len(s) > 107) {
 		ck.bad("api.socket", fmt.Sprintf("%q is not an absolute path of at most 107 characters", s), "write such a path or leave the key out")

@@ -34,7 +34,6 @@ import (
 type storyNode struct {
 	name  string
 	m     *Machine
-	now   time.Duration
 	boots uint64
 	found bool
 	todo  []Action
