@@ -70,6 +70,7 @@ type Pair struct {
 	epoch              uint64
 	mode               Mode
 	soloed             bool
+	congestion         string
 
 	mu     sync.Mutex
 	faults []string
@@ -81,8 +82,9 @@ type pathAdapter struct{ p *netfilter.Path }
 func (a pathAdapter) SetMode(m proxy.Mode) error { return a.p.SetMode(netfilter.Mode(m)) }
 
 // New makes the topology: client -- bridge of the host -- two taps, and a link between two addresses of its own.
-func New(t *rig.TB) *Pair {
-	p := &Pair{t: t, client: netnstest.New(t, "client"), host: netnstest.New(t, "host"), peer: netnstest.New(t, "peer"), fault: make(chan struct{}, 1)}
+func New(t *rig.TB, o Options) *Pair {
+	p := &Pair{t: t, client: netnstest.New(t, "client"), host: netnstest.New(t, "host"), peer: netnstest.New(t, "peer"), fault: make(chan struct{}, 1),
+		congestion: o.congestion()}
 	netnstest.Veth(p.client, "eth0", p.host, "lan")
 	p.client.Addr("eth0", "192.0.2.1/24")
 	p.host.Bridge("br0", "lan")
@@ -157,7 +159,7 @@ func neighbour(t *rig.TB, ns *netnstest.NS, dev, ip, mac string) {
 func (p *Pair) serve(i int) {
 	self, err := os.Executable()
 	p.t.Must(err)
-	c := p.guest[i].Command(p.t.Context(), self, "load", "-serve", "-ip", guestIP)
+	c := p.guest[i].Command(p.t.Context(), self, "load", "-serve", "-ip", guestIP, "-congestion", p.congestion)
 	c.Stderr = os.Stderr
 	in, err := c.StdinPipe() // open until this process ends, however it ends
 	p.t.Must(err)
@@ -245,6 +247,13 @@ func (p *Pair) Enter(m Mode) {
 	}
 	p.mode = Kernel
 	if m == Kernel {
+		// The proxy hands over to the kernel some time after it has lost its peer.
+		for p.proxy[0].Stats().Mode != proxy.Pass.String() {
+			if ctx.Err() != nil {
+				p.t.Fatalf("the kernel does not carry the traffic: the mode is %s", p.proxy[0].Stats().Mode)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
 		p.quiet()
 		return
 	}
@@ -316,7 +325,7 @@ func (p *Pair) Load(kind string, each time.Duration) (Sample, error) {
 	p.takeFaults()
 	ctx, cancel := context.WithTimeout(p.t.Context(), each+20*time.Second)
 	defer cancel()
-	c := p.client.Command(ctx, self, "load", "-kind", kind, "-ip", guestIP, "-time", each.String())
+	c := p.client.Command(ctx, self, "load", "-kind", kind, "-ip", guestIP, "-time", each.String(), "-congestion", p.congestion)
 	var out, text bytes.Buffer
 	c.Stdout, c.Stderr = &out, &text
 	var s Sample

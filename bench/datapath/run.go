@@ -19,7 +19,16 @@ type Options struct {
 	Each    time.Duration // of one load in one mode
 	Only    string        // name of one load
 	Profile string        // file for a CPU profile of this process, in which the proxies run
-	Log     func(format string, args ...any)
+	// Congestion is the congestion control of client and guests; default cubic, that of most distributions.
+	Congestion string
+	Log        func(format string, args ...any)
+}
+
+func (o Options) congestion() string {
+	if o.Congestion == "" {
+		return "cubic"
+	}
+	return o.Congestion
 }
 
 // tries bounds how often a void sample is taken again.
@@ -37,7 +46,7 @@ func Run(ctx context.Context, o Options) (*report.Result, error) {
 			t.Must(pprof.StartCPUProfile(f))
 			t.Cleanup(func() { pprof.StopCPUProfile(); f.Close() })
 		}
-		p := New(t)
+		p := New(t, o)
 		for round := range o.Rounds {
 			samples := map[string]*[3]*Sample{}
 			for m := Kernel; m <= LockStep; m++ {
@@ -191,7 +200,7 @@ var how = []string{
 		"same; the frames of a tap are carried to its guest by two goroutines in place of QEMU and virtio. *kernel*: tc redirects between tap and uplink, one " +
 		"guest works. *proxy alone*: the proxy takes the output from its packet socket, parses it and sends it on at once, as in `StartPrimary` before the first checkpoint: " +
 		"the floor of any comparison outside of the kernel. *lock-step*: both guests work, input is mirrored and output compared over a real TLS link between two addresses. All " +
-		"three in turn in each round, on the same devices.",
+		"three in turn in each round, on the same devices. TCP's congestion control is cubic everywhere unless said otherwise.",
 }
 
 var limits = []string{

@@ -28,7 +28,7 @@ const (
 func Run(ctx context.Context, o Options) (*report.Result, error) {
 	res := &report.Result{Name: "link", Title: "Bytes on the link between the nodes", Rounds: o.Rounds, How: how, Limits: limits}
 	err := rig.Run(ctx, "link", o.Log, func(t *rig.TB) {
-		p := datapath.New(t)
+		p := datapath.New(t, datapath.Options{})
 		p.Enter(datapath.LockStep)
 		for _, k := range datapath.Loads(o.Only) {
 			sh := report.NewSheet(k.Name+": "+k.About, computed, ours)

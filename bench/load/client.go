@@ -103,7 +103,7 @@ func Run(k Kind, ip string, each time.Duration) (Outcome, error) {
 func (c *client) over() bool { return time.Since(c.start) >= c.each }
 
 func (c *client) dial(network string, port int) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: c.each + 10*time.Second}).Dial(network, net.JoinHostPort(c.ip, strconv.Itoa(port)))
+	conn, err := (&net.Dialer{Timeout: c.each + 10*time.Second, Control: control}).Dial(network, net.JoinHostPort(c.ip, strconv.Itoa(port)))
 	if err == nil {
 		conn.SetDeadline(time.Now().Add(c.each + 15*time.Second))
 	}

@@ -1,13 +1,47 @@
 package load
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// congestion is the congestion control of all sockets; set once at the start.
+var congestion string
+
+// control sets it. The sysctl of a network namespace takes only what the host allows to everyone, the socket's option what
+// root may.
+func control(network, _ string, c syscall.RawConn) error {
+	if congestion == "" || !strings.HasPrefix(network, "tcp") {
+		return nil
+	}
+	var err error
+	if e := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestion)
+	}); e != nil {
+		return e
+	}
+	if err != nil {
+		return fmt.Errorf("set congestion control %s: %w", congestion, err)
+	}
+	return nil
+}
+
+// listen is net.Listen with it.
+func listen(ip string, port int) (net.Listener, error) {
+	lc := net.ListenConfig{Control: control}
+	return lc.Listen(context.Background(), "tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
+}
 
 // Main is the command line of the processes that the benchmark starts in its namespaces.
 func Main(args []string, stderr io.Writer) int {
@@ -17,6 +51,7 @@ func Main(args []string, stderr io.Writer) int {
 	ip := fs.String("ip", "", "address of the servers")
 	name := fs.String("kind", "", "load to put on them")
 	each := fs.Duration("time", time.Second, "how long")
+	fs.StringVar(&congestion, "congestion", "", "TCP congestion control; empty for the kernel's default")
 	if err := fs.Parse(args); err != nil {
 		return 2
 	}

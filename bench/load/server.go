@@ -41,7 +41,7 @@ var bulk = func() []byte {
 // Serve runs all servers on an address, says "ready" on standard output and ends with standard input.
 func Serve(ip string) error {
 	for port, handle := range map[int]func(net.Conn){portEcho: echo, portDown: down, portUp: up, portShort: short} {
-		l, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
+		l, err := listen(ip, port)
 		if err != nil {
 			return err
 		}
@@ -63,7 +63,7 @@ func Serve(ip string) error {
 		return err
 	}
 	go echoUDP(u.(*net.UDPConn))
-	hl, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(portHTTP)))
+	hl, err := listen(ip, portHTTP)
 	if err != nil {
 		return err
 	}

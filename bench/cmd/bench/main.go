@@ -34,6 +34,7 @@ type options struct {
 	each    time.Duration
 	cases   string
 	profile string
+	tcp     string
 	log     func(string, ...any)
 }
 
@@ -73,6 +74,7 @@ func run(ctx context.Context, args []string) int {
 	fs.IntVar(&o.rounds, "rounds", 0, "rounds (default 7, quick 2)")
 	fs.DurationVar(&o.each, "each", 0, "time of one measurement (default 2s, quick 300ms)")
 	fs.StringVar(&o.cases, "case", "", "run one case of a benchmark")
+	fs.StringVar(&o.tcp, "congestion", "", "TCP congestion control in data-path (default cubic)")
 	fs.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of colod's part to this file")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -186,7 +188,7 @@ func runColoCompare(ctx context.Context, o options) ([]*report.Result, error) {
 }
 
 func runDataPath(ctx context.Context, o options) ([]*report.Result, error) {
-	r, err := datapath.Run(ctx, datapath.Options{Rounds: o.rounds, Each: o.each, Only: o.cases, Profile: o.profile, Log: o.log})
+	r, err := datapath.Run(ctx, datapath.Options{Rounds: o.rounds, Each: o.each, Only: o.cases, Profile: o.profile, Congestion: o.tcp, Log: o.log})
 	return []*report.Result{r}, err
 }
 
