@@ -2,6 +2,7 @@ package compare
 
 import (
 	"fmt"
+	"time"
 
 	"colod/internal/frame"
 )
@@ -174,12 +175,25 @@ func (e *Engine) tooLong(now int64, f *Frame) {
 	case waitRST:
 		e.diverge(now, fl, Divergence{Reason: ReasonFlags, Seq: p.Seq, Detail: "the primary resets, the secondary does not"})
 	default:
-		d := Divergence{Reason: ReasonSilenceSecondary, Seq: f.link.start, Len: uint32(f.link.end - f.link.start)}
+		d := Divergence{Reason: ReasonSilenceSecondary, Seq: f.link.start, Len: uint32(f.link.end - f.link.start),
+			Detail: fl.t.standing(now, f)}
 		if fl.t.rstOpen {
 			d.Reason, d.Detail = ReasonFlags, "the secondary resets, the primary does not"
 		}
 		e.diverge(now, fl, d)
 	}
+}
+
+// standing says in words how far a stream has come that f waits in.
+func (t *tcpState) standing(now int64, f *Frame) string {
+	s := fmt.Sprintf("held %v as %d of %d frames, agreed to %d, sent to %d", time.Duration(now-f.link.arrived), f.link.wait, t.held.len(), t.v, t.pmax)
+	if n := t.pieces.len(); n > 0 {
+		s += fmt.Sprintf(", described from %d to %d", t.pieces.at(0).seq, t.pieces.at(n-1).end())
+	}
+	if t.ask.n > 0 {
+		s += fmt.Sprintf(", asked for %d bytes from %d", t.ask.n, t.ask.seq)
+	}
+	return s + fmt.Sprintf(", acknowledged by clients to %d", t.una)
 }
 
 // watch keeps the timer for what the secondary has said and the primary has not.
