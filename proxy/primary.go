@@ -18,6 +18,7 @@ type primary struct {
 
 	epoch      uint64 // of the newest checkpoint begun
 	holding    bool   // between BeginCheckpoint and EndCheckpoint
+	waiting    uint64 // checkpoint that begins once the peer is done with the one before; 0: none
 	peerDone   bool   // the peer has said that its side of the epoch's checkpoint is done
 	ready      func(error)
 	armed      bool // a checkpoint has completed: output is compared
@@ -231,11 +232,20 @@ func (p *Proxy) BeginCheckpoint(ctx context.Context, n uint64) error {
 		default:
 			p.drainTap()
 			r.engine.BeginCheckpoint(p.nowMono)
-			r.epoch, r.holding, r.peerDone = n, true, false
-			r.ready = reply
-			p.link.mark(msgCkptBegin, n)
+			r.holding, r.ready = true, reply
+			if r.epoch != 0 && !r.peerDone {
+				r.waiting = n // the peer's side of the one before is not done yet
+				return
+			}
+			r.begin(p, n)
 		}
 	})
+}
+
+// begin tells the peer that checkpoint n comes.
+func (r *primary) begin(p *Proxy, n uint64) {
+	r.epoch, r.peerDone, r.waiting = n, false, 0
+	p.link.mark(msgCkptBegin, n)
 }
 
 // Stopped tells the peer when, by the primary's clock, its guest was stopped for checkpoint n.
@@ -275,14 +285,17 @@ func (p *Proxy) EndCheckpoint(ctx context.Context, n uint64, resume time.Time) e
 func (p *Proxy) AbortCheckpoint(ctx context.Context, n uint64) error {
 	return p.call(ctx, func(reply func(error)) {
 		r := p.pri
-		if p.role != rolePrimary || !r.holding || r.epoch != n {
+		if p.role != rolePrimary || !r.holding || r.epoch != n && r.waiting != n {
 			reply(roleError("abort a checkpoint", p.role))
 			return
 		}
 		r.engine.AbortCheckpoint(p.nowMono)
 		r.holding = false
-		if p.link != nil {
+		if r.waiting == n {
+			r.waiting = 0 // the peer was not told
+		} else if p.link != nil {
 			p.link.mark(msgCkptAbort, n)
+			r.peerDone = true // nothing more is to come of it
 		}
 		reply(nil)
 	})

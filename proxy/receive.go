@@ -98,6 +98,10 @@ func (r *primary) message(p *Proxy, kind byte, body []byte) error {
 			return fmt.Errorf("checkpoint %d is done, but %d is the newest begun", n, r.epoch)
 		}
 		r.peerDone = true
+		if r.waiting != 0 {
+			r.begin(p, r.waiting)
+			break
+		}
 		if r.holding {
 			// What follows belongs to the time after our RESUME, of which we do not know yet.
 			p.linkPaused = true

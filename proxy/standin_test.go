@@ -528,6 +528,37 @@ func TestInvariant1Mute(t *testing.T) {
 	}
 }
 
+// TestCheckpointsCloseTogether: the next one may begin before the peer is done with the one before.
+func TestCheckpointsCloseTogether(t *testing.T) {
+	p := newPair(t)
+	p.serve(7, echo)
+	p.protect(0, 1)
+	ctx := p.ctx()
+	for range 20 {
+		p.epoch++
+		p.must(p.proxy[0].BeginCheckpoint(ctx, p.epoch))
+		now := time.Now()
+		p.proxy[1].SecondaryStopped(now)
+		p.proxy[0].Stopped(p.epoch, now)
+		p.must(p.proxy[0].EndCheckpoint(ctx, p.epoch, time.Now()))
+		begun := make(chan error, 1)
+		p.epoch++
+		go func() { begun <- p.proxy[0].BeginCheckpoint(ctx, p.epoch) }()
+		time.Sleep(time.Millisecond)
+		p.proxy[1].SecondaryResumed(time.Now())
+		p.must(<-begun)
+		p.must(p.proxy[0].AbortCheckpoint(ctx, p.epoch))
+	}
+	p.checkpoint(0, 1)
+	c := p.dial(guestIP, 7)
+	c.Write([]byte("x"))
+	var b [1]byte
+	if _, err := io.ReadFull(c, b[:]); err != nil {
+		t.Fatal(err)
+	}
+	p.noDivergence()
+}
+
 // TestCloseAlone: a speaker without a peer that ends leaves its guest reachable.
 func TestCloseAlone(t *testing.T) {
 	p := newPair(t)

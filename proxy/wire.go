@@ -151,8 +151,6 @@ func flagBits(bits ...bool) (b byte) {
 	return b
 }
 
-const keyLen = 16 + 16 + 2 + 2 + 2 + 1 + 1 + 4
-
 func appendKey(b []byte, k *frame.FlowKey) []byte {
 	be := binary.BigEndian
 	b = append(b, k.Guest[:]...)
