@@ -162,6 +162,36 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// TestSlowAfterCheckpoint: each silence at the beginning of an epoch doubles the budget there, up to eight times, and
+// the budget is the old one later in an epoch and after a quiet one.
+func TestSlowAfterCheckpoint(t *testing.T) {
+	const hold = 10 * time.Millisecond
+	w := protected(t, Config{Hold: hold})
+	for i, want := range []time.Duration{hold, 2 * hold, 4 * hold, 8 * hold, 8 * hold} {
+		w.primary(numbered(1))
+		if d := time.Duration(w.e.Deadline() - w.now); d != want {
+			t.Fatalf("silence %d is reported after %v, want %v", i+1, d, want)
+		}
+		w.tick(want)
+		if len(w.diverged) != i+1 {
+			t.Fatalf("%d divergences after %d silences", len(w.diverged), i+1)
+		}
+		w.checkpoint()
+	}
+	w.now += int64(warmUp)
+	w.primary(numbered(1))
+	if d := time.Duration(w.e.Deadline() - w.now); d != hold {
+		t.Fatalf("later in the epoch a silence is reported after %v", d)
+	}
+	w.now += 2 * int64(warmUp)
+	w.tick(hold)
+	w.checkpoint()
+	w.primary(numbered(1))
+	if d := time.Duration(w.e.Deadline() - w.now); d != hold {
+		t.Fatalf("after a quiet epoch a silence is reported after %v", d)
+	}
+}
+
 // TestPeerFaults: what a peer must not say is one divergence of reason protocol a round, and changes nothing else.
 func TestPeerFaults(t *testing.T) {
 	key := keyOf(numbered(1))

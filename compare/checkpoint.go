@@ -23,7 +23,7 @@ func (e *Engine) EndCheckpoint(now, resume int64) {
 	e.restart()
 	e.dropNumbers()
 	e.npieces = 0
-	e.solo, e.holding = false, false
+	e.solo, e.holding, e.resumed = false, false, now
 	e.drain(now)
 	early := e.early
 	e.early = nil

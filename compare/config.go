@@ -17,6 +17,10 @@ const (
 	silenceLeast  = time.Second
 	// reportAgain is the pause before a silence is reported again when no checkpoint followed.
 	reportAgain = time.Second
+	// warmUp is the first time of an epoch, in which the secondary's guest may be slow; maxSlow bounds how often
+	// the hold budget is doubled for it.
+	warmUp  = time.Second
+	maxSlow = 3
 	// maxTries bounds the digests made to find the twin of one datagram.
 	maxTries = 64
 	// maxSegment bounds the length of one described or asked range, in bytes.

@@ -53,6 +53,9 @@ func (e *Engine) diverge(now int64, fl *flow, d Divergence) {
 	if e.silentAt == 0 {
 		e.silentAt = now
 	}
+	if d.Reason == ReasonSilenceSecondary {
+		e.silent(now)
+	}
 	e.stats.Diverged++
 	e.out.Divergences = append(e.out.Divergences, d)
 }

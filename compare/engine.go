@@ -22,6 +22,9 @@ type Engine struct {
 	dig  *digester
 	out  Out
 	hold int64 // budget, ns
+	// Patience with a secondary that is slow after a checkpoint: see holdFor.
+	resumed int64
+	slow    uint
 
 	solo    bool // releases need no agreement
 	holding bool // a checkpoint is under way
@@ -120,14 +123,41 @@ func (e *Engine) Stats() Stats {
 // Epoch is the number of checkpoints that have ended.
 func (e *Engine) Epoch() uint32 { return e.epoch }
 
-// SetBudget sets how long a frame may wait for the secondary before that is a divergence.
+// SetBudget sets how long a frame may wait for the secondary before that is a divergence. When one silence follows
+// the other at the beginning of epochs, the budget is doubled there, up to eight times.
 func (e *Engine) SetBudget(d time.Duration) {
 	if d > 0 {
 		e.hold = int64(d)
 	}
 }
 
-func (e *Engine) ackBudget() int64 { return max(e.hold, int64(e.cfg.AckHold)) }
+// holdFor is the budget of what began to wait at since. A guest is slow after it was loaded (an emulator translates its
+// code anew, caches are cold); a checkpoint for its silence would only make it slow again. So each silence in
+// the first time of an epoch doubles the budget for the first time of the next ones, and an epoch without
+// one ends that.
+func (e *Engine) holdFor(since int64) int64 {
+	if e.slow > 0 && since-e.resumed < int64(warmUp) {
+		return e.hold << e.slow
+	}
+	return e.hold
+}
+
+// silent notes a silence of the secondary for holdFor.
+func (e *Engine) silent(now int64) {
+	if now-e.resumed >= 2*int64(warmUp) {
+		e.slow = 0
+		return
+	}
+	e.slow = min(e.slow+1, maxSlow)
+}
+
+// ackBudget is the budget of the acknowledgement that has waited longest.
+func (e *Engine) ackBudget() int64 {
+	if e.owed.head == nil {
+		return 0
+	}
+	return max(e.holdFor(e.owed.head.owed.since), int64(e.cfg.AckHold))
+}
 
 func (e *Engine) silenceBudget() int64 { return max(e.hold*silenceFactor, int64(silenceLeast)) }
 
@@ -334,7 +364,7 @@ func (e *Engine) Deadline() int64 {
 	}
 	var d int64
 	if e.held.head != nil {
-		d = e.held.head.link.arrived + e.hold
+		d = e.held.head.link.arrived + e.holdFor(e.held.head.link.arrived)
 	}
 	for _, t := range [2]int64{e.owed.deadline(e.ackBudget()), e.swait.deadline(e.silenceBudget())} {
 		if t != 0 && (d == 0 || t < d) {
@@ -352,7 +382,7 @@ func (e *Engine) Tick(now int64) {
 	if d := e.Deadline(); d == 0 || now < d {
 		return
 	}
-	if f := e.held.head; f != nil && now >= f.link.arrived+e.hold {
+	if f := e.held.head; f != nil && now >= f.link.arrived+e.holdFor(f.link.arrived) {
 		e.newRound()
 		e.tooLong(now, f)
 		return
