@@ -254,7 +254,7 @@ func (p *Proxy) drainTap() {
 
 // readUplink handles one batch of what clients sent, where the kernel does not pass it on.
 func (p *Proxy) readUplink() bool {
-	if p.upRX == nil || p.tapTX == nil {
+	if p.upRX == nil {
 		return false
 	}
 	n, err := p.upRX.Recv(p.rxBufs, p.rxMeta)
@@ -266,7 +266,7 @@ func (p *Proxy) readUplink() bool {
 			p.inputByUs(p.rxBufs[i][:m.Len])
 		}
 	}
-	if n > 0 {
+	if n > 0 && p.tapTX != nil {
 		// The buffers are used again by the next batch.
 		p.tapTX.flush(p)
 	}
@@ -311,12 +311,19 @@ func (p *Proxy) readUplinkUntil(at int64) bool {
 	return n > 0
 }
 
-// inputByUs gives a client's frame to the guest, rewritten where its connection needs it.
+// inputByUs gives a client's frame to the guest, rewritten where its connection needs it; an orphan gives it
+// to the other node's guest.
 func (p *Proxy) inputByUs(buf []byte) {
 	var pd frame.Parsed
 	frame.Parse(buf, &pd)
 	p.front.in(p.nowMono, buf, &pd)
-	p.tapTX.add(nil, buf, nil)
+	if p.role != roleOrphan {
+		p.tapTX.add(nil, buf, nil)
+	} else if p.link != nil && p.link.backlog() < softBacklog {
+		p.link.input(p.nowReal, buf)
+		p.stats.Mirrored++
+		p.stats.MirroredBytes += uint64(len(buf))
+	}
 }
 
 // deviceError handles what a packet socket complains of.

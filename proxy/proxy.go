@@ -116,10 +116,11 @@ const (
 	roleSolo
 	rolePrimary
 	roleSecondary
+	roleOrphan // a primary whose guest died: what clients still send here goes on to the other node
 )
 
 func (r role) String() string {
-	return [...]string{"idle", "muted", "solo", "primary", "secondary"}[r]
+	return [...]string{"idle", "muted", "solo", "primary", "secondary", "orphan"}[r]
 }
 
 // Proxy is the data path of one pair on one node.
@@ -154,6 +155,7 @@ type Proxy struct {
 	rxBufs     [][]byte
 	rxMeta     []afpacket.Meta
 	kernelAt   int64 // alone: when the kernel may carry the traffic
+	orphanEnd  int64 // orphan: when to give up
 	nowMono    int64
 	nowReal    int64
 	pathErrors uint64
@@ -301,6 +303,9 @@ func (p *Proxy) housekeeping() {
 			p.opt.Events(OutputLost{Frames: uint64(n)})
 		}
 	}
+	if p.role == roleOrphan && p.nowMono > p.orphanEnd {
+		p.silence()
+	}
 	if p.role == roleSolo && p.mode != Pass && p.nowMono > p.kernelAt && p.front.expire(p.nowMono) {
 		was := p.mode
 		if err := p.toKernel(); err != nil {
@@ -327,6 +332,9 @@ func (p *Proxy) loseLink(err error) {
 	p.link, p.linkMore, p.linkPaused = nil, false, false
 	if p.pri != nil {
 		p.pri.linkLost()
+	}
+	if p.role == roleOrphan {
+		p.silence()
 	}
 	p.opt.Events(LinkLost{Err: err})
 }

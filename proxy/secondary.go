@@ -339,6 +339,9 @@ func (p *Proxy) Promote(ctx context.Context) error {
 
 func (p *Proxy) promote() error {
 	s := p.sec
+	// What the former primary's node has sent until now counts; what it may send for ever does not.
+	for i := 0; i < 64 && p.link != nil && !p.linkPaused && p.readLink(); i++ {
+	}
 	if p.link != nil {
 		p.stats.addLink(p.link)
 		p.link.close()
@@ -373,10 +376,10 @@ func (p *Proxy) promote() error {
 	if err := p.carry(); err != nil {
 		return err
 	}
+	p.announce()
 	// Input that the guest has not acknowledged goes to it again: the client may have been
 	// told that it arrived. Our log is in the former primary's space.
 	s.replay(p)
-	p.announce()
 	for _, f := range unreleased {
 		p.releaseAlone(f)
 	}

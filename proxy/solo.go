@@ -15,7 +15,10 @@ const kernelAfter = int64(2e9)
 func (p *Proxy) Solo(ctx context.Context) error {
 	return p.call(ctx, func(reply func(error)) {
 		switch p.role {
-		case roleIdle, roleMuted, roleSolo:
+		case roleIdle, roleMuted, roleSolo, roleOrphan:
+			if p.role == roleOrphan {
+				p.silence()
+			}
 			p.role = roleSolo
 			err := p.carry()
 			if err == nil && len(p.front.flows) == 0 {
@@ -130,22 +133,49 @@ func (p *Proxy) outputFromKernel() error {
 	return nil
 }
 
-// Mute takes the voice from this node: it lost the race, or its guest is gone.
+// orphanTime is how long (ns) an orphan passes input on at most: until the other node speaks, or is lost too.
+const orphanTime = int64(3e9)
+
+// Mute takes the voice from this node: it lost the race, or its guest is gone. A
+// primary with a link goes on mirroring what clients send here, so that the
+// other node's guest gets what is on its way while the roles change.
 func (p *Proxy) Mute(ctx context.Context) error {
 	return p.call(ctx, func(reply func(error)) {
 		err := p.setMode(Mute)
-		if p.link != nil {
-			p.stats.addLink(p.link)
-			p.link.close()
-			p.link, p.linkMore, p.linkPaused = nil, false, false
-		}
 		if p.pri != nil {
 			p.pri.linkLost()
 		}
-		p.dropRoles()
-		p.closeSockets()
-		p.front = newFront()
-		p.role = roleMuted
+		if p.role == rolePrimary && p.link != nil && p.pri.armed && err == nil && p.orphan() == nil {
+			reply(nil)
+			return
+		}
+		p.silence()
 		reply(err)
 	})
+}
+
+// orphan keeps the link and the sight of the uplink, and nothing else.
+func (p *Proxy) orphan() error {
+	if err := p.openUplinkRX(); err != nil {
+		return err
+	}
+	p.dropRoles()
+	p.tapRX.Close()
+	p.tapRX = nil
+	p.linkPaused = false
+	p.role, p.orphanEnd = roleOrphan, p.nowMono+orphanTime
+	return nil
+}
+
+// silence ends everything but the thread.
+func (p *Proxy) silence() {
+	if p.link != nil {
+		p.stats.addLink(p.link)
+		p.link.close()
+		p.link, p.linkMore, p.linkPaused = nil, false, false
+	}
+	p.dropRoles()
+	p.closeSockets()
+	p.front = newFront()
+	p.role = roleMuted
 }

@@ -528,6 +528,50 @@ func TestInvariant1Mute(t *testing.T) {
 	}
 }
 
+// TestInvariant3TakeoverUpload: what clients send while the roles change reaches the guest that lives.
+func TestInvariant3TakeoverUpload(t *testing.T) {
+	p := newPair(t)
+	p.serve(81, upload)
+	p.protect(0, 1)
+	c := p.dial(guestIP, 81)
+	h := sha256.New()
+	sum := make(chan []byte, 1)
+	go func() {
+		buf := make([]byte, 1<<16)
+		for i := range 600 {
+			fill(buf, uint64(i))
+			h.Write(buf)
+			if _, err := c.Write(buf); err != nil {
+				t.Error(err)
+				break
+			}
+		}
+		c.(*net.TCPConn).CloseWrite()
+		got, err := io.ReadAll(c)
+		if err != nil {
+			t.Error(err)
+		}
+		sum <- got
+	}()
+	waitFor(t, "input", func() bool { return p.proxy[0].Stats().MirroredBytes > 5<<20 })
+	// The primary's guest dies; its node lives.
+	p.must(p.proxy[0].Mute(p.ctx()))
+	if r := p.proxy[0].Stats().Role; r != "orphan" {
+		t.Errorf("role %s of a node whose guest died", r)
+	}
+	time.Sleep(10 * time.Millisecond)
+	p.must(p.proxy[1].Promote(p.ctx()))
+	got := <-sum
+	if !bytes.Equal(got, h.Sum(nil)) {
+		t.Fatalf("upload: %x\nA %+v\nB %+v", got, p.proxy[0].Stats(), p.proxy[1].Stats())
+	}
+	waitFor(t, "the end of the orphan", func() bool { return p.proxy[0].Stats().Role == "muted" })
+	before := p.proxy[0].Stats().ReleasedFrames
+	if before == 0 {
+		t.Error("nothing was ever released by the primary")
+	}
+}
+
 // TestCheckpointsCloseTogether: the next one may begin before the peer is done with the one before.
 func TestCheckpointsCloseTogether(t *testing.T) {
 	p := newPair(t)
