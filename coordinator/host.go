@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -91,6 +92,8 @@ func (h *Host) LaunchVM(ctx context.Context, p *config.Pair, dir string, incomin
 	if err != nil {
 		return nil, err
 	}
+	// It has inherited ours. Whoever may raise a priority may lower it.
+	_ = setNice(vm.PID(), 0)
 	return hostVM{vm}, nil
 }
 
@@ -113,6 +116,15 @@ func vmConfig(p *config.Pair, dir string, accel qmp.Accel) qmp.VMConfig {
 		Memory: int64(p.VM.Memory), SMP: p.VM.SMP, Kernel: p.VM.Kernel, Initrd: p.VM.Initrd, Append: p.VM.Append,
 		Tap: p.Network.Tap, MAC: p.Network.HardwareAddr().String(), Args: p.VM.Args, Env: env, RunDir: dir,
 	}
+}
+
+// LostHeartbeat lets the VM go on alone. Its guest stands still meanwhile, so
+// that nothing else on the host is more urgent.
+func (v hostVM) LostHeartbeat(ctx context.Context) (time.Time, error) {
+	if setNice(v.PID(), niceness) == nil {
+		defer setNice(v.PID(), 0)
+	}
+	return v.VM.LostHeartbeat(ctx)
 }
 
 // AdoptVM takes over a running VM.

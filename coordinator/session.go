@@ -109,7 +109,9 @@ func (s *session) tellResumed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
-		s.told++
+		// QEMU says RESUME before it says on the stream that it has loaded,
+		// and after it has said that it received.
+		s.told = max(s.told, s.taken())
 	}
 	s.stopped = false
 }

@@ -35,6 +35,9 @@ unless --with-guests is given. Logs go to standard error.`,
 			if err != nil {
 				return usageError(err)
 			}
+			if err := coordinator.RaisePriority(); err != nil {
+				log.Info().Err(err).Msg("colod runs with ordinary priority; give it CAP_SYS_NICE for shorter delays on a busy host")
+			}
 			n, err := coordinator.NewNode(coordinator.Options{
 				Config: cfg, Version: buildVersion(), Log: log, WithGuests: withGuests, Notify: coordinator.SystemdNotify,
 			})
