@@ -398,11 +398,23 @@ func (d *driver) close() error {
 	d.pathLane.close()
 	close(d.stop)
 	<-d.ended
-	err := d.data.Close()
-	if h != nil {
-		return errors.Join(err, d.path.Detach())
+	if h == nil {
+		return errors.Join(d.data.Close(), d.path.Remove())
 	}
-	return errors.Join(err, d.path.Remove())
+	var errs []error
+	alone := d.m.State() == pair.Solo
+	if alone {
+		// In order, if it can; connections that have to be rewritten end with
+		// colod, and all others go on through the kernel.
+		ctx, cancel := context.WithTimeout(context.Background(), pathTimeout)
+		defer cancel()
+		errs = append(errs, d.data.Solo(ctx))
+	}
+	errs = append(errs, d.data.Close())
+	if alone {
+		errs = append(errs, d.path.SetMode(proxy.Pass))
+	}
+	return errors.Join(append(errs, d.path.Detach())...)
 }
 
 // Interfaces that the real parts fulfil.

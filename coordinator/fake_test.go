@@ -46,9 +46,12 @@ func newFakePlatform(cfg *config.Config, hosts *fakeHosts) *fakePlatform {
 
 type fakePath struct{ p *fakePlatform }
 
-func (f fakePath) SetMode(proxy.Mode) error { return nil }
-func (f fakePath) Detach() error            { f.p.note("detach"); return nil }
-func (f fakePath) Remove() error            { f.p.note("remove"); return nil }
+func (f fakePath) SetMode(m proxy.Mode) error {
+	f.p.note(m.String())
+	return nil
+}
+func (f fakePath) Detach() error { f.p.note("detach"); return nil }
+func (f fakePath) Remove() error { f.p.note("remove"); return nil }
 
 func (p *fakePlatform) note(s string) {
 	p.mu.Lock()

@@ -110,9 +110,12 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.opt.Notify("STOPPING=1")
 	n.log.Info().Bool("with_guests", withGuests).Msg("colod is being stopped")
+	began := time.Now()
 	n.rest(withGuests)
 	stopWatch()
-	return n.close()
+	err := n.close()
+	n.log.Info().Dur("took_ms", time.Since(began)).Msg("colod has ended")
+	return err
 }
 
 // open starts everything; what was started is ended by close, also after an error.

@@ -336,7 +336,7 @@ func TestRestart(t *testing.T) {
 		strings.Index(notes, "STOPPING=1") < strings.Index(notes, "READY=1") {
 		t.Errorf("the service manager was told:\n%s", notes)
 	}
-	if got := p.nodes["a"].plat.paths; fmt.Sprint(got) != "[detach]" {
+	if got := p.nodes["a"].plat.paths; fmt.Sprint(got) != "[pass detach]" {
 		t.Errorf("path: %v", got)
 	}
 	p.start("a")
