@@ -285,7 +285,7 @@ type sim struct {
 }
 
 func newSim(t tb, cfg simConfig) *sim {
-	s := &sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.seed, 1)), w: protected(t, Config{})}
+	s := &sim{cfg: cfg, skew: cfg.differAt > 0, rng: rand.New(rand.NewPCG(cfg.seed, 1)), w: protected(t, Config{})}
 	s.p, s.s = twins(cfg.v6, s.rng.Uint32(), s.rng.Uint32(), s.rng.Uint32(), cfg.ts)
 	s.p.partial, s.s.partial = true, true
 	n := cfg.download
@@ -697,7 +697,6 @@ func TestInvariant6CheckpointHealsEverything(t *testing.T) {
 				cfg.seed, cfg.v6, cfg.ts = seed+1, seed&1 != 0, seed&2 == 0
 				cfg.checkpointAt = append([]int64(nil), cfg.checkpointAt...)
 				s := newSim(t, cfg)
-				s.skew = cfg.differAt > 0
 				s.run()
 				if s.checkpoints == 0 {
 					t.Fatal("there was no checkpoint")
@@ -728,4 +727,51 @@ func TestInvariant4TakeoverKeepsTheStream(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSimulatedPairs draws whole runs: traffic, delays, losses, checkpoints, differences, the loss of the primary. The
+// seed of a failing run is in its name.
+func TestSimulatedPairs(t *testing.T) {
+	runs := uint64(200)
+	if testing.Short() {
+		runs = 10
+	}
+	for seed := range runs {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { newSim(t, randomRun(seed)).run() })
+	}
+}
+
+func randomRun(seed uint64) simConfig {
+	r := rand.New(rand.NewPCG(seed, 7))
+	maybe := func(p float64) float64 {
+		if r.IntN(2) == 0 {
+			return 0
+		}
+		return r.Float64() * p
+	}
+	cfg := simConfig{seed: seed, v6: r.IntN(2) == 0, ts: r.IntN(3) > 0, lag: r.Int64N(4000), lagP: r.Int64N(4000), link: 50 + r.Int64N(1000), net: 200 + r.Int64N(5000),
+		lossToClient: maybe(0.03), lossToGuest: maybe(0.03), lossToS: maybe(0.02), lossToA: maybe(0.02)}
+	switch r.IntN(3) {
+	case 0:
+		cfg.download, cfg.upload = r.IntN(120000), 100
+	case 1:
+		cfg.download, cfg.upload = 32, r.IntN(120000)+1
+	default:
+		cfg.download, cfg.upload = -1, r.IntN(60000)+1
+	}
+	if r.IntN(2) == 0 {
+		for at := r.Int64N(10000); at < 200000; at += 1000 + r.Int64N(40000) {
+			cfg.checkpointAt = append(cfg.checkpointAt, at)
+		}
+	}
+	if r.IntN(3) == 0 && cfg.download > 10 {
+		cfg.differAt = 1 + r.IntN(cfg.download-1)
+	}
+	if r.IntN(2) == 0 && cfg.differAt == 0 {
+		cfg.killAt = r.Int64N(60000)
+	}
+	if r.IntN(4) == 0 {
+		cfg.slowRead = 100 + r.IntN(2000)
+	}
+	return cfg
 }
