@@ -40,7 +40,6 @@ type feeder struct {
 	sent     [2]int // bytes of the wire
 	frame    [2]int // frames wholly or partly in them
 	progress int64  // units released in this loop
-	given    int64  // units released in all
 	high     []uint32
 	in       []byte
 	have     int
