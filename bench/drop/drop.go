@@ -36,7 +36,7 @@ func Main(args []string, stderr io.Writer) int {
 	fs.StringVar(&o.Notify, "notify", "", "endpoint on which checkpoints are asked for and told of")
 	fs.BoolVar(&o.Vnet, "vnet-hdr", false, "frames carry a virtio-net header (vnet_hdr_support)")
 	fs.DurationVar(&o.Hold, "hold", 0, "how long a frame may wait for its twin (default 3s)")
-	fs.IntVar(&o.Keep, "keep", 0, "released segments of the secondary to keep for repetitions (default 2048)")
+	fs.IntVar(&o.Keep, "keep", 0, "released segments of the secondary to keep for repetitions (default 512)")
 	verbose := fs.Bool("v", false, "write every divergence to standard error")
 	profile := fs.String("cpuprofile", "", "write a CPU profile to this file")
 	fs.Usage = func() { fmt.Fprint(stderr, usage); fs.PrintDefaults() }
