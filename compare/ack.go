@@ -51,13 +51,14 @@ func (e *Engine) told(fl *flow, ack frame.Num, win uint16) {
 	t.relOK, t.relAck, t.relWin = true, ack, uint32(win)
 }
 
-// behind says that clients know less than the primary has said: of the acknowledgement, or of a window that is
-// closed for them and open at the primary.
+// behind says that clients know less than the primary has said, in a way that can stop them: of the acknowledgement, or
+// of a window that is closed or too small to be used for them and open at the primary.
 func (t *tcpState) behind() bool {
 	if !t.p.ok {
 		return false
 	}
-	return !t.relOK || t.p.ack.After(t.relAck) || t.relWin == 0 && t.p.win > 0
+	small := t.relWin == 0 || t.scaleOK && t.relWin<<t.scale < smallWindow
+	return !t.relOK || t.p.ack.After(t.relAck) || small && uint32(t.p.win) > 2*t.relWin
 }
 
 // primaryAck handles the acknowledgement in a segment of the primary that carries nothing else. f is the

@@ -21,6 +21,9 @@ const (
 	// the hold budget is doubled for it.
 	warmUp  = time.Second
 	maxSlow = 3
+	// smallWindow is the window, in bytes, below which a sender may wait for a larger one (RFC 9293 section 3.8.6.2.1);
+	// three segments.
+	smallWindow = 3 * 1460
 	// maxTries bounds the digests made to find the twin of one datagram.
 	maxTries = 64
 	// maxSegment bounds the length of one described or asked range, in bytes.

@@ -62,7 +62,7 @@ func (e *tcpEnd) avail() int {
 func (e *tcpEnd) window() int { return max(0, e.buf-(e.rcv-e.read)) &^ 127 }
 
 func (e *tcpEnd) finReady() bool {
-	return e.fin && (e.total >= 0 && e.nxt == e.total || e.total < 0 && e.peerFIN >= 0 && e.rcv > e.peerFIN && e.nxt == e.read)
+	return e.fin && (e.total >= 0 && e.nxt == e.total || e.total < 0 && e.peerFIN >= 0 && e.read == e.peerFIN && e.nxt == e.read)
 }
 
 // output is the segments that may go now, cut by cut(max).
