@@ -130,6 +130,6 @@ var how = []string{
 var limits = []string{
 	"Frames per second of wall clock are bounded by the feeder, which has one CPU; frames per CPU second are not.",
 	"colod's data path has other sockets than these and a link between its halves: see the data path's figures.",
-	"A segment that the primary repeats is compared again by colod, for which it keeps the secondary's last 512; QEMU keeps none and lets repetitions pass.",
+	"A segment that the primary repeats is compared again by colod, for which it keeps the secondary's last 512.",
 	"Both halves of colod's comparator run here, and both are paid for; in service one runs on each node.",
 }
