@@ -17,7 +17,7 @@ UNIT = $(shell $(GO) list ./... | grep -v /internal/lab/e2e)
 # A program that shows whether a Debian package is there, and the package.
 TOOLS := qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 bridge:iproute2 ethtool:ethtool \
 	tcpdump:tcpdump ssh:openssh-client scp:openssh-client redis-cli:redis-tools iperf3:iperf3 wget:wget curl:curl \
-	socat:socat cc:gcc dpkg-deb:dpkg
+	socat:socat cc:gcc dpkg-deb:dpkg etcd:etcd-server
 
 .PHONY: help
 help: ## List the targets
@@ -38,6 +38,7 @@ setup: ## Install what is missing on this machine, from Debian's packages (needs
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -q; \
 		apt-get install -q -y --no-install-recommends $$missing; \
+		if [[ "$$missing" == *etcd-server* && -d /run/systemd/system ]]; then systemctl disable -q --now etcd; fi; \
 	fi
 	@command -v $(GO) >/dev/null || { echo "setup: install Go 1.26 or newer" >&2; exit 1; }
 

@@ -41,16 +41,17 @@ func (e *Engine) step(now int64, fl *flow) bool {
 		}
 		return false
 	}
+	if closed := t.sFIN && t.sFINSeq == t.v; closed || pc == nil || pc.seq.After(t.v) {
+		if closed {
+			if h := t.reach(t.v); h != t.v {
+				e.diverge(now, fl, Divergence{Reason: ReasonLength, Seq: t.v, Len: uint32(h - t.v),
+					Detail: "the secondary closes, the primary sends more"})
+			}
+		}
+		return false
+	}
 	h := t.reach(t.v)
 	if h == t.v {
-		return false
-	}
-	if t.sFIN && t.sFINSeq == t.v {
-		e.diverge(now, fl, Divergence{Reason: ReasonLength, Seq: t.v, Len: uint32(h - t.v),
-			Detail: "the secondary closes, the primary sends more"})
-		return false
-	}
-	if pc == nil || pc.seq.After(t.v) {
 		return false
 	}
 	if pc.seq == t.v && pc.end().AtMost(h) {

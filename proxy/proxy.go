@@ -250,14 +250,27 @@ func (p *Proxy) pollSet(set []unix.PollFd) ([]unix.PollFd, time.Duration) {
 }
 
 // turn does all the work that is there.
-func (p *Proxy) turn([]unix.PollFd) {
+func (p *Proxy) turn(set []unix.PollFd) {
 	p.nowMono, p.nowReal = monotonic(), realtime()
+	// A descriptor that was not polled was opened since.
+	ready := func(fd int) bool {
+		for i := range set {
+			if int(set[i].Fd) == fd {
+				return set[i].Revents != 0
+			}
+		}
+		return true
+	}
 	worked := false
-	if p.link != nil && !p.linkPaused {
+	if p.link != nil && !p.linkPaused && (p.linkMore || ready(p.link.t.fd)) {
 		worked = p.readLink() || worked
 	}
-	worked = p.readUplink() || worked
-	worked = p.readTap() || worked
+	if p.upRX != nil && ready(p.upRX.FD()) {
+		worked = p.readUplink() || worked
+	}
+	if p.tapRX != nil && ready(p.tapRX.FD()) {
+		worked = p.readTap() || worked
+	}
 	if p.pri != nil {
 		if d := p.pri.engine.Deadline(); d != 0 && p.nowMono >= d {
 			p.pri.engine.Tick(p.nowMono)

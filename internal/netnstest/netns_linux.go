@@ -18,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -184,6 +185,10 @@ func (n *NS) remove() {
 		}
 	}
 	n.mu.Unlock()
+	// A killed command's own children die with its process group, a little later.
+	for deadline := time.Now().Add(5 * time.Second); len(processesIn(n.inode)) > 0 && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
+	}
 	for _, p := range processesIn(n.inode) {
 		n.t.Errorf("netnstest: process %s was left in namespace %s", p, n.name)
 		syscall.Kill(p.pid, syscall.SIGKILL)
