@@ -23,11 +23,12 @@ play() { # PLAYBOOK ARGS...
 		{ cat "$HOSTS_DIR/play.log" >&2; return 1; }
 }
 # changes prints how many tasks of the last play changed something, over all hosts.
-changes() { sed -n 's/.* changed=\([0-9]*\) .*/\1/p' "$HOSTS_DIR/play.log" | paste -sd+ | bc; }
+changes() { awk 'match($0, / changed=[0-9]+/) { n += substr($0, RSTART + 9, RLENGTH - 9) } END { print n + 0 }' "$HOSTS_DIR/play.log"; }
 status() { on "$1" colod status guest1 --json; }
 both_protected() { is_protected a && is_protected b; }
 is_protected() { status "$1" 2>/dev/null | grep -Eq '"state": "(protected|checkpointing)"'; }
 speaker() { status "$1" | sed -n 's/.*"speaker": "\(.*\)".*/\1/p'; }
+speaks() { [[ $(speaker "$1") == "$1" ]]; }
 counter() { client timeout 10 curl -sf http://192.0.2.10/counter; }
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/colod
@@ -126,7 +127,7 @@ play site.yml -e colod_cert_renew_days=100000
 
 step "a host dies"
 hosts_kill b
-hosts_wait 30 "a does not take over" test "$(speaker a)" = a
+hosts_wait 60 "a does not take over" speaks a
 hosts_wait 30 "the guest does not answer after the loss of its host" counter >/dev/null
 ((($(counter)) > after)) || die "the guest began anew at the loss of its host"
 hosts_boot b
@@ -138,7 +139,7 @@ grep -q 'colod_end_guests must be true' "$HOSTS_DIR/play.log" || die "the uninst
 play uninstall.yml -e colod_end_guests=true
 for n in a b; do
 	left=$(on "$n" find / -xdev -path /proc -prune -o -path /sys -prune -o -path '/var/log/*' -prune -o -iname '*colod*' -print)
-	left+=$(on "$n" sh -c "ip link | grep -e colod -e vm0; pgrep -fa 'qemu|colod run'; grep colod /etc/passwd /etc/group; dpkg -l colod 2>/dev/null | grep '^[a-z]'" || true)
+	left+=$(on "$n" sh -c "ip link | grep -e colod -e vm0; pgrep -x colod; pgrep -fa '[q]emu-system'; grep colod /etc/passwd /etc/group; dpkg -l colod 2>/dev/null | grep '^[a-z]'" || true)
 	[[ -z $left ]] || die "host $n: left: $left"
 done
 play uninstall.yml -e colod_end_guests=true
