@@ -189,6 +189,7 @@ func (m *Machine) answerMove(s State) {
 		}
 		m.answer(OpProtect, why)
 		m.answer(OpCheckpoint, why)
+		m.answer(OpStart, why)
 	case Stopped:
 		m.answer(OpProtect, why)
 		m.answer(OpCheckpoint, why)

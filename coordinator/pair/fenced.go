@@ -2,7 +2,7 @@ package pair
 
 // fencing belongs to Fenced.
 type fencing struct {
-	muted, gone bool
+	gone bool
 }
 
 // toFenced: a VM runs here that must not. It is muted and ended.
@@ -10,7 +10,9 @@ func (m *Machine) toFenced(reason string) {
 	m.cut()
 	m.fence = fencing{}
 	m.become(Fenced, NoRole, reason)
-	m.mute()
+	if !m.muted {
+		m.mute()
+	}
 	m.endVM()
 }
 
@@ -22,7 +24,6 @@ func (m *Machine) stepFenced(ev Event) {
 			m.set(timerRetry, m.cfg.RetryMin)
 			return
 		}
-		m.fence.muted = true
 	case VMGone:
 		if ev.Err != "" {
 			m.warn("the VM here does not end: " + ev.Err)
@@ -38,7 +39,7 @@ func (m *Machine) stepFenced(ev Event) {
 	default:
 		return
 	}
-	if !m.fence.muted || !m.fence.gone {
+	if !m.muted || !m.fence.gone {
 		return
 	}
 	if m.known && m.rec.Ended {

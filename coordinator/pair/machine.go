@@ -103,6 +103,7 @@ type Machine struct {
 	ckpt     checkpoint
 	n        uint64 // number of the last checkpoint
 	pending  reasons
+	muted    bool // nothing of a guest can get out here
 	linked   bool // the data path works with the peer's; it may not speak alone without Released or TakeOver
 
 	sync    syncStage
@@ -288,7 +289,10 @@ func (m *Machine) common(ev Event) bool {
 			m.vm = 0
 		}
 	case Muted:
-		return m.done(&m.muting, ev.Op)
+		if !m.done(&m.muting, ev.Op) {
+			return false
+		}
+		m.muted = ev.Err == ""
 	case Speaking:
 		return m.done(&m.speaking, ev.Op)
 	case Copied:
@@ -423,7 +427,7 @@ func (m *Machine) sendStatus() {
 }
 
 // ready reports whether a request for a secondary would be met.
-func (m *Machine) ready() bool { return m.state == Standby && m.vm == 0 && !m.quit }
+func (m *Machine) ready() bool { return m.state == Standby && m.vm == 0 && m.muted && !m.quit }
 
 // clip keeps a sentence within what a message may carry.
 func clip(s string) string {
@@ -461,6 +465,7 @@ func (m *Machine) swap(next arbiter.Record, reason string) {
 
 func (m *Machine) launch(incoming bool) {
 	m.launching = m.newOp()
+	m.muted = false // the data path will have a role
 	a := LaunchVM{Op: m.launching, Incoming: incoming}
 	if incoming {
 		a.Session = m.session
@@ -491,6 +496,7 @@ func (m *Machine) mute() {
 
 func (m *Machine) speak(h How) {
 	m.speaking = m.newOp()
+	m.muted = false
 	m.linked = false
 	m.emit(Speak{Op: m.speaking, How: h})
 }

@@ -20,7 +20,14 @@ type promotion struct {
 // toPromoting: the record names this node and no standby. A VM that runs is
 // heard at once, while it is still being freed from COLO: what it said and
 // what clients say to it need not wait for that.
+//
+// This is the only way to speak alone, so the record is looked at once more
+// here: if it names a standby after all, it has to be won first.
 func (m *Machine) toPromoting(stage promoteStage, how How, reason string) {
+	if m.rec.Speaker != m.cfg.Self || m.rec.Standby != "" || m.rec.Ended {
+		m.toClaiming(claim{how: how}, reason)
+		return
+	}
 	if m.linked && how == Alone {
 		how = Released
 	}

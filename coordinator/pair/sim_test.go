@@ -138,6 +138,7 @@ const (
 func (n *simNode) other() *simNode { return n.w.n[1-n.i] }
 
 func (n *simNode) start() {
+	n.crashColod() // if it runs
 	n.boots++
 	n.run++
 	n.up, n.exited = true, false
@@ -260,7 +261,7 @@ func (n *simNode) step(ev Event) {
 func (w *simWorld) check() {
 	alone := ""
 	for _, n := range w.n {
-		if n.path == pathSolo || n.path == pathPrimary {
+		if (n.path == pathSolo || n.path == pathPrimary) && n.vm != nil && n.vm.alive {
 			alone += n.name
 		}
 	}
@@ -274,8 +275,8 @@ func (w *simWorld) fail(why string) {
 		panic(simFailure(why))
 	}
 	tail := w.log
-	if len(tail) > 120 {
-		tail = tail[len(tail)-120:]
+	if len(tail) > 200 {
+		tail = tail[len(tail)-200:]
 	}
 	w.t.Fatalf("%s\nrecord %v\na: %s %s path %d vm %+v\nb: %s %s path %d vm %+v\n%s", why, w.rec,
 		w.n[0].m.State(), w.n[0].m.Reason(), w.n[0].path, w.n[0].vm,
@@ -350,6 +351,9 @@ func (n *simNode) act(a Action) {
 				w.fail(n.name + " launches a second VM")
 			}
 			n.vm = &simVM{alive: true, id: a.Op}
+			if a.Incoming && n.path != pathMuted {
+				w.fail(fmt.Sprintf("%s launches a secondary in path mode %d", n.name, n.path))
+			}
 			if !a.Incoming {
 				w.lineage++
 				n.vm.lineage, n.vm.copied = w.lineage, true

@@ -4,7 +4,9 @@ package pair
 func (m *Machine) toStandby(reason string) {
 	m.cut()
 	m.become(Standby, NoRole, reason)
-	m.mute()
+	if !m.muted {
+		m.mute()
+	}
 	m.set(timerPoll, m.cfg.RecordPoll)
 }
 
@@ -14,7 +16,9 @@ func (m *Machine) stepStandby(ev Event) {
 		if ev.Err != "" {
 			m.warn("the guest's devices cannot be muted: " + ev.Err)
 			m.set(timerRetry, m.cfg.RetryMin)
+			return
 		}
+		m.sendStatus() // ready now
 	case expired:
 		switch ev.t {
 		case timerPoll:
@@ -53,6 +57,8 @@ func (m *Machine) prepare(p Prepare) {
 	switch {
 	case m.quit:
 		refuse(m.cfg.Self + " is being stopped")
+	case !m.muted:
+		refuse("the guest's devices on " + m.cfg.Self + " are not muted yet")
 	case p.Guest != m.cfg.Guest:
 		refuse("the guest is configured differently on " + m.cfg.Self + ": compare the keys vm, network.mac and network.mtu of both nodes' files")
 	case p.Generation < m.rec.Generation:

@@ -120,11 +120,13 @@ var Transitions = []Transition{
 
 	{Solo, Syncing, "the other node is ready to run a secondary"},
 	{Solo, Promoting, "the VM died and nobody holds a copy: it is launched again"},
+	{Solo, Claiming, "the VM died, and the record was changed to name a standby"},
 	{Solo, Fenced, "the record names the other node"},
 	{Solo, Stopped, "the guest was ended on purpose, or dies again and again"},
 
 	{Stopped, Standby, "the other node speaks"},
 	{Stopped, Promoting, "an operator starts the guest here"},
+	{Stopped, Claiming, "an operator starts the guest here, and the record still names a standby"},
 
 	{Fenced, Standby, "the VM here is ended"},
 	{Fenced, Stopped, "the VM here is ended, and the guest with it"},

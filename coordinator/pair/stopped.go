@@ -14,6 +14,7 @@ const (
 // stopping belongs to Stopped.
 type stopping struct {
 	record   bool // the record has still to be written
+	await    bool // the other node is to write into the record that the guest was ended
 	starting bool // an operator's start is being recorded
 	settled  bool // nothing is under way
 }
@@ -22,21 +23,26 @@ type stopping struct {
 func (m *Machine) toStopped(reason string, mode stopMode) {
 	m.clear(timerGrace)
 	m.cut()
-	m.stop = stopping{record: mode == stopRecord}
+	m.stop = stopping{record: mode == stopRecord, await: mode == stopEnd && !m.rec.Ended}
 	m.become(Stopped, NoRole, reason)
-	m.mute()
+	if !m.muted {
+		m.mute()
+	}
 	if (m.vm != 0 || m.launching != 0) && m.ending == 0 {
 		m.endVM() // one that is being launched too: this comes after it
 	}
-	if m.stop.record {
-		m.recordEnd()
-	}
+	m.recordEnd()
 	m.set(timerPoll, m.cfg.RecordPoll)
 	m.stopSettle()
 }
 
+// recordEnd writes that the guest was ended, once it cannot be heard here
+// any more: from then on the guest may be started on the other node.
 func (m *Machine) recordEnd() {
-	m.swap(arbiter.Record{Speaker: m.cfg.Self, Ended: true}, m.reason)
+	gone := m.vm == 0 && m.ending == 0 && m.launching == 0
+	if m.stop.record && m.swapping == 0 && !m.stale && (m.muted || gone) {
+		m.swap(arbiter.Record{Speaker: m.cfg.Self, Ended: true}, m.reason)
+	}
 }
 
 func (m *Machine) stepStopped(ev Event) {
@@ -45,13 +51,20 @@ func (m *Machine) stepStopped(ev Event) {
 		if ev.Err != "" {
 			m.warn("the VM here does not end: " + ev.Err)
 			m.endVM()
+			return
 		}
 		m.sendStatus()
+		m.recordEnd()
+		if m.stop.await {
+			m.readAnew()
+		}
 	case Muted:
 		if ev.Err != "" {
 			m.warn("the guest's devices cannot be muted: " + ev.Err)
 			m.set(timerRetry, m.cfg.RetryMin)
+			return
 		}
+		m.recordEnd()
 	case Swapped:
 		m.stopSwapped(ev)
 	case RecordRead:
@@ -70,25 +83,25 @@ func (m *Machine) stepStopped(ev Event) {
 	}
 }
 
+// stopSwapped looks at the record after a swap: the end's, a start's, or one
+// that was under way when the guest was ended.
 func (m *Machine) stopSwapped(ev Swapped) {
-	switch ev.Outcome {
-	case SwapWon:
-		m.stop.record = false
-		if m.stop.starting {
-			m.stop.starting = false
-			m.toPromoting(promoteLaunch, Alone, "started by an operator")
-		}
-	case SwapLost:
-		if m.stop.starting && m.rec.Ended {
-			// The end was recorded meanwhile, by the other node: it is what is to be undone.
-			m.swap(arbiter.Record{Speaker: m.cfg.Self}, "started by an operator")
-			return
-		}
+	switch {
+	case ev.Outcome != SwapWon && ev.Outcome != SwapLost:
+		// The next poll reads the record.
+	case !m.stop.starting:
+		m.stopLook()
+	case m.rec.Ended:
+		// The end was recorded meanwhile, by the other node: it is what is to be undone.
+		m.swap(arbiter.Record{Speaker: m.cfg.Self}, "started by an operator")
+	case m.rec.Speaker == m.cfg.Self:
+		m.stop.starting = false
+		m.toPromoting(promoteLaunch, Alone, "started by an operator")
+	default:
 		m.stop.starting = false
 		m.answer(OpStart, "the record was changed by the other node: "+m.rec.String())
 		m.stopLook()
 	}
-	// Unknown or failed: the next poll reads the record.
 }
 
 // stopRead looks at the record after a poll.
@@ -117,13 +130,19 @@ func (m *Machine) stopLook() {
 		if m.vm == 0 && m.ending == 0 {
 			m.toStandby(m.rec.Speaker + " speaks")
 		}
-	case m.stop.record:
+	default:
+		if m.stop.await && m.rec.Speaker == m.cfg.Self {
+			m.stop.await, m.stop.record = false, true // the other node cannot: it is for us
+		}
 		m.recordEnd()
 	}
 }
 
 func (m *Machine) stopSettle() {
-	m.stop.settled = m.ending == 0 && m.launching == 0 && m.swapping == 0 && !m.stop.record && !m.stop.starting && m.vm == 0
+	if m.rec.Ended {
+		m.stop.await = false
+	}
+	m.stop.settled = !m.stop.await && m.ending == 0 && m.launching == 0 && m.swapping == 0 && !m.stop.record && !m.stop.starting && m.vm == 0
 	if m.stop.settled {
 		m.answer(OpStop, "")
 	}
@@ -137,6 +156,8 @@ func (m *Machine) start() string {
 	case m.rec.Speaker == m.cfg.Self && !m.rec.Ended:
 		m.restarts = 0
 		m.toPromoting(promoteLaunch, Alone, "started by an operator")
+	case !m.rec.Ended:
+		return "the record does not say that the guest was ended: " + m.rec.String()
 	default:
 		m.restarts = 0
 		m.stop.starting, m.stop.settled = true, false
