@@ -98,20 +98,28 @@ func (s *session) setRelay(r Relay) {
 	}
 }
 
-// tellStopped and tellResumed count what the secondary's data path is told.
+// tellStopped and tellResumed count the checkpoints of whose end the
+// secondary's data path knows. The relay's reading may be behind QEMU's events,
+// but not by a checkpoint: QEMU stops the secondary for one only after its word
+// that it has loaded the one before has passed the relay. So the count is
+// taken when it stops, and the checkpoint that it stopped for is one more.
 func (s *session) tellStopped(at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopAt, s.stopped = at, true
+	if s.relay != nil {
+		s.told = s.relay.Stats().Checkpoints
+	}
 }
 
 func (s *session) tellResumed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
-		// QEMU says RESUME before it says on the stream that it has loaded,
-		// and after it has said that it received.
-		s.told = max(s.told, s.taken())
+	if s.stopped && s.relay != nil {
+		// Nothing on the stream since it stopped: an operator's stop and cont.
+		if st := s.relay.Stats(); st.Phase != relay.Idle || st.Checkpoints != s.told {
+			s.told++
+		}
 	}
 	s.stopped = false
 }

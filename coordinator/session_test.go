@@ -55,6 +55,18 @@ func TestCheckpointThatArrivedWhole(t *testing.T) {
 	expect("an operator's pause", false, true)
 	r.st.Checkpoints = 2
 	expect("a checkpoint whose RESUME was not read", true, false)
+
+	// The stream's words are read late: RESUME is here before the word that the state was received.
+	r.st = relay.Stats{Phase: relay.Idle, Checkpoints: 2}
+	s.tellStopped(at)
+	r.st.Phase = relay.Transferring
+	s.tellResumed()
+	expect("the guest runs, and the stream is behind", false, false)
+	r.st = relay.Stats{Phase: relay.Idle, Checkpoints: 3}
+	expect("the stream has caught up", false, true)
+	s.tellStopped(at)
+	r.st.Phase = relay.Transferring
+	expect("the primary dies before the next state is there", false, false)
 }
 
 func TestStateGreeting(t *testing.T) {
