@@ -1,0 +1,563 @@
+/*
+ * The pair protocol of colod: two nodes, one arbiter, any faults up to a number.
+ *
+ * README.md beside this file says which step is which function of the Go code, what is left out, and what was found.
+ * check.sh runs it. Macros that select what is checked:
+ *
+ *   F=n           number of faults (default 2); what counts as one is in the process faults
+ *   PROGRESS      labels for the search of cycles without progress (then: a fault is always followed by its repair)
+ *   LOST          with PROGRESS: a host or process that is lost stays lost
+ *   KEEP          with F=1: a guest that the record calls protected is never started anew
+ *
+ * and the deliberate mistakes, each of which has to be found:
+ *
+ *   BAD_PROMOTE   a standby takes over when it lost its speaker, whatever the record says
+ *   BAD_ARM       the record names the standby before the arming checkpoint
+ *   BAD_RELEASE   the speaker releases what nobody agreed on while it waits for the record
+ *   BAD_CLAIM     a record that is read and names this node alone counts as won, although a swap may still be on its way
+ *   BAD_ADOPT     the same for a node that starts
+ *   BAD_STALE     a secondary claims the record although what it knows of it does not name it
+ *   BAD_TELL      a checkpoint that the secondary took is not told to its data path before it speaks
+ */
+
+#ifndef F
+#define F 2
+#endif
+
+#define NONE 2
+#define other(x) (1 - (x))
+
+/* States of a node's machine; OFF: colod does not run. */
+#define OFF      0
+#define IDLE     1
+#define STANDBY  2
+#define SPREP    3  /* Syncing, speaker: preparing, linking, copying */
+#define SARM     4  /*   first checkpoint */
+#define SREC     5  /*   the record is being written */
+#define SWAIT    6  /* Syncing, secondary: waits for state and record */
+#define SASK     7  /*   lost its speaker, reads the record */
+#define PROTP    8  /* Protected and Checkpointing, speaker */
+#define PROTS    9  /* Protected and Checkpointing, secondary */
+#define CLAIM   10
+#define PROMO   11
+#define SOLO    12
+#define FENCED  13
+
+/* A node's data path. */
+#define MUTE   0
+#define ALONE  1  /* everything is released */
+#define PRIM0  2  /* has a peer; everything is still released, by the record's authority */
+#define PRIM   3  /* released is what is agreed on or covered */
+#define SECO   4  /* described to the peer, never released */
+
+/* A node's VM. */
+#define NOVM    0
+#define FREE    1  /* runs alone */
+#define COLOP   2  /* primary in COLO */
+#define COLOS   3  /* secondary in COLO */
+#define INCOM   4  /* waits for the state */
+
+/* Messages between the machines. */
+#define PREPARE  1
+#define PREPARED 2
+#define REFUSED  3
+#define ARMED    4
+#define ABORT    5
+#define VMDIED   6
+
+/* The arbiter's record, and the swaps under way. A swap is decided by generation: each has one content only. */
+byte recGen = 1, recSpk = 0, recStb = NONE;
+byte sw[2];                  /* 0 none, 1 under way, 2 won, 3 lost, 4 outcome unknown */
+byte swGen[2], swStb[2];     /* generation that is replaced, standby that is written */
+bit  late[2];                /* a swap that its node has given up, and that may still be carried out */
+byte lateGen[2], lateStb[2];
+
+/* The nodes. */
+byte st[2], w[2], ses[2];    /* state, step of a swap (below), session */
+byte base[2];                /* generation that the wanted swap replaces */
+byte kGen[2], kSpk[2], kStb[2]; /* the record as last seen */
+bit  known[2];
+byte ck[2];                  /* speaker's checkpoint: 0 none, 1 holding, 2 triggered, 3 covering */
+bit  up[2];                  /* the other node answers */
+bit  rs[2];                  /* the other node's colod is a new process, and it has not been noticed */
+bit  freeing[2], muting[2], spoken[2];
+byte sessions;
+
+#define TOSEND 0  /* w: the swap is to be sent */
+#define SENT   1
+#define UNSURE 2  /* its outcome is unknown: the record has to be read */
+#define LOOKED 3  /* it was read */
+
+/* Data paths, VMs and the stream between them. */
+byte dp[2], vm[2];
+bit  hold[2];                /* speaker: between the beginning and the end of a checkpoint */
+bit  inck[2];                /* secondary: the same */
+byte cover[2];               /* what a checkpoint covers is to be released; 1 the VM that took it is there, 2 no more */
+bit  net, relay;             /* the links of the present session */
+byte tok;                    /* a description has reached the speaker; 1 of the VM that is there, 2 of one that is gone */
+byte qk;                     /* QEMU's checkpoint: 0 none, 1 triggered, 2 both stopped, 3 received as a whole, 4 loaded */
+byte evP;                    /* the primary's RESUME after a checkpoint has not been seen by its colod; as cover */
+bit  sload;                  /* the secondary has loaded a checkpoint, and its data path does not know */
+byte pri;                    /* node of the primary in COLO */
+
+/* What nobody can see: is all that clients were given part of what this VM is? cfit is the state in transfer. */
+bit  fit[2], cfit;
+
+byte faults;                 /* so far */
+bit  cut[2];                 /* nothing reaches this node from the other */
+
+chan ch[2] = [6] of { byte, byte, byte }; /* kind, session, generation of the record that the sender knew */
+
+#define OK        (!cut[0] && !cut[1])
+/* The guest of x runs: a checkpoint stops the secondary until it has loaded it, and the primary until then. */
+#define RUNS(x)   (vm[x] == FREE || (vm[x] == COLOP && qk < 2) || (vm[x] == COLOS && qk != 2 && qk != 3))
+#define FAULT     (faults < F)
+#ifdef KEEP
+bit kept;                    /* at the fault the record named a standby that had a whole copy */
+#define SPEND     faults++; kept = (recStb != NONE && vm[recStb] == COLOS && fit[recStb] && vm[recSpk] == COLOP && fit[recSpk])
+#else
+#define SPEND     faults++
+#endif
+
+inline flush(c) { do :: nempty(c) -> c?_,_,_ :: empty(c) -> break od }
+
+inline send(x, kind, s) {
+	if
+	:: up[x] && up[other(x)] -> assert(nfull(ch[other(x)])); ch[other(x)]!kind,s,kGen[x]
+	:: !(up[x] && up[other(x)])
+	fi
+}
+
+/* Output of node x that only its own VM stands for. The record must name it alone at this very moment. */
+inline releaseAlone(x) {
+	assert(recSpk == x && recStb == NONE);
+	assert(fit[x]);
+	fit[other(x)] = 0; cfit = 0
+}
+
+/*
+ * Output that two VMs stand for, x's and the one that described it: a part of one history if one of them is. by: 2 = the
+ * latter is gone. If x's is gone too, the history has ended, unless there is somebody who could continue it without this.
+ */
+inline releaseBoth(x, by) {
+	if
+	:: by == 1 -> assert(fit[x] || fit[other(x)] || (vm[x] == NOVM && !cfit))
+	:: by == 2 && fit[x] -> fit[other(x)] = 0; cfit = 0
+	:: by == 2 && !fit[x] -> assert(!fit[other(x)] && !cfit)
+	:: by == 3 /* the last words of a guest that was started anew since */
+	fi
+}
+
+/* evP and base are cleared where nobody looks at them any more, so that equal states are equal. */
+inline cutSession(x) { relay = 0; ck[x] = 0; if :: pri == x -> evP = 0 :: else fi }
+inline forgetSwap(x) { if :: sw[x] == 0 -> swGen[x] = 0; swStb[x] = 0 :: else fi }
+
+inline endVM(x) {
+	if
+	:: vm[x] == COLOS -> relay = 0; sload = 0; qk = 0
+	:: vm[x] == COLOP -> relay = 0; if :: qk < 3 -> qk = 0 :: else fi
+	:: else
+	fi;
+	if :: dp[other(x)] == PRIM && tok == 1 -> tok = 2 :: else fi;
+	if :: cover[other(x)] == 1 -> cover[other(x)] = 2 :: else fi;
+	if :: pri == other(x) && evP == 1 -> evP = 2 :: else fi;
+	vm[x] = NOVM; fit[x] = 0; freeing[x] = 0
+}
+
+inline load(x) { fit[x] = cfit; cfit = 0; qk = 4; sload = 1 }
+
+/* The swap is decided on now, whenever it is sent. */
+inline want(x) { w[x] = TOSEND; base[x] = kGen[x] }
+inline toFenced(x) { cutSession(x); forgetSwap(x); spoken[x] = 0; st[x] = FENCED; w[x] = 0; muting[x] = 1; freeing[x] = 0 }
+inline toClaim(x) {
+	if
+#ifndef BAD_STALE
+	:: kSpk[x] != x && kStb[x] != x -> toFenced(x) /* the record names neither this node nor what it is */
+	:: kSpk[x] == x || kStb[x] == x ->
+#else
+	:: true ->
+#endif
+		assert(vm[x] != INCOM);
+		cutSession(x); st[x] = CLAIM; want(x); spoken[x] = 0;
+		freeing[x] = (vm[x] != NOVM)
+	fi
+}
+inline toPromo(x) { cutSession(x); forgetSwap(x); st[x] = PROMO; w[x] = 0; spoken[x] = 0 }
+inline toStandby(x) { cutSession(x); forgetSwap(x); ses[x] = 0; st[x] = STANDBY; w[x] = 0; muting[x] = 1 }
+inline toIdle(x) { cutSession(x); st[x] = IDLE; w[x] = 0; muting[x] = 1; known[x] = 0 }
+inline syncFailed(x) {
+	send(x, ABORT, ses[x]);
+	if
+	:: st[x] == SREC -> toClaim(x)
+	:: st[x] == SPREP -> cutSession(x); st[x] = SOLO
+	:: else -> toPromo(x); freeing[x] = (vm[x] != NOVM)
+	fi
+}
+
+inline look(x) { kGen[x] = recGen; kSpk[x] = recSpk; kStb[x] = recStb; known[x] = 1 }
+
+/* A claim that was lost or whose outcome was unknown, by the record as it was read. */
+#ifdef BAD_CLAIM
+#define WON(x) (kSpk[x] == x && kStb[x] == NONE)
+#else
+#define WON(x) (kSpk[x] == x && kStb[x] == NONE && kGen[x] > swGen[x])
+#endif
+inline claimAgain(x) {
+	if
+	:: WON(x) -> toPromo(x)
+	:: !WON(x) && (kSpk[x] == x || kStb[x] == x) -> want(x)
+	:: else -> toFenced(x)
+	fi
+}
+
+inline swap(x, standby) { sw[x] = 1; swGen[x] = base[x]; base[x] = 0; swStb[x] = standby; w[x] = SENT }
+
+/* The other node is lost, or its colod is a new one. */
+inline peerLost(x) {
+	if
+	:: st[x] == SPREP || st[x] == SARM || st[x] == SREC -> syncFailed(x)
+	:: st[x] == PROTP -> toClaim(x)
+#ifdef BAD_PROMOTE
+	:: st[x] == PROTS || st[x] == SWAIT -> toPromo(x); freeing[x] = 1
+#else
+	:: st[x] == SWAIT -> st[x] = SASK; w[x] = 0
+	:: st[x] == PROTS -> toClaim(x)
+#endif
+	:: else
+	fi
+}
+
+#define SYNCING(x)  (st[x] == SPREP || st[x] == SARM || st[x] == SREC)
+#define SPEAKER(x)  (SYNCING(x) || st[x] == PROTP)
+#define TAKER(x)    (st[x] == SWAIT || st[x] == SASK || st[x] == PROTS)
+#define MINE(x)     (kSpk[x] == x)
+/* The other side of x's session no longer follows. */
+#define BROKEN(x)   (!net || !relay || vm[other(x)] != COLOS)
+/* A wait of half a minute ends, which for safety may be at any time; else when nothing that is quicker can happen. */
+#ifdef KEEP
+#define LONG(x)   (empty(ch[0]) && empty(ch[1]) && st[other(x)] != CLAIM && st[other(x)] != PROMO && st[other(x)] != SASK && \
+                   !(TAKER(other(x)) && (!up[other(x)] || rs[other(x)])))
+#else
+#define LONG(x)   true
+#endif
+
+proctype node(byte i)
+{
+	byte j = 1 - i;
+	byte kind, s, gen;
+	do
+	/* The connection between the machines. */
+	:: atomic { st[i] != OFF && up[i] && (st[j] == OFF || cut[i] || !up[j] || rs[i]) ->
+		if :: rs[i] && st[j] != OFF && !cut[i] && up[j] :: else -> up[i] = 0; flush(ch[i]) fi;
+		rs[i] = 0; peerLost(i) }
+	:: atomic { st[i] != OFF && up[i] && up[j] && FAULT -> SPEND; up[i] = 0; flush(ch[i]); peerLost(i) } /* wrong suspicion */
+	:: atomic { st[i] != OFF && up[i] && !rs[i] && !cut[i] && nempty(ch[i]) ->
+		ch[i]?kind,s,gen;
+		if
+		:: kind == PREPARE && st[i] == STANDBY && gen >= kGen[i] && vm[i] == NOVM ->
+			st[i] = SWAIT; ses[i] = s; vm[i] = INCOM; inck[i] = 0; send(i, PREPARED, s)
+		:: kind == PREPARE && st[i] == STANDBY && gen < kGen[i] -> send(i, REFUSED, s)
+		:: kind == PREPARE && TAKER(i) && s != ses[i] ->
+			send(i, REFUSED, s);
+			if
+			:: st[i] == PROTS -> toFenced(i)
+			:: st[i] == SWAIT -> st[i] = SASK; w[i] = 0
+			:: else
+			fi
+		:: kind == PREPARED && st[i] == SPREP && s == ses[i] -> w[i] = 1
+		:: kind == REFUSED && SYNCING(i) && s == ses[i] -> syncFailed(i)
+		:: kind == ARMED && (st[i] == SWAIT || st[i] == SASK) && s == ses[i] ->
+			if :: gen >= kGen[i] -> kGen[i] = gen; kSpk[i] = j; kStb[i] = i :: else fi; /* an older record is not learnt */
+			st[i] = PROTS; w[i] = 0
+		:: kind == ABORT && TAKER(i) && s == ses[i] -> toFenced(i)
+		:: kind == VMDIED && s == ses[i] && (st[i] == PROTP || st[i] == PROTS) -> toClaim(i)
+		:: kind == VMDIED && s == ses[i] && SYNCING(i) -> syncFailed(i)
+		:: kind == VMDIED && s == ses[i] && st[i] == SWAIT -> st[i] = SASK; w[i] = 0
+		:: else
+		fi;
+		kind = 0; s = 0; gen = 0 }
+	/* Status: the other node knows a newer record. */
+	:: atomic { st[i] != OFF && st[i] != IDLE && up[i] && up[j] && !cut[i] && kGen[j] > kGen[i] ->
+		look(i);
+		if
+		:: st[i] == PROTS && (kSpk[i] != j || kStb[i] != i) -> toFenced(i)
+		:: st[i] == PROTP && (kSpk[i] != i || kStb[i] != j) -> if :: MINE(i) -> toClaim(i) :: else -> toFenced(i) fi
+		:: (st[i] == SOLO || st[i] == PROMO) && !MINE(i) -> toFenced(i)
+		:: else
+		fi }
+
+	/* Idle: record and VM decide; w: the VM is being ended first. */
+	:: atomic { st[i] == IDLE && w[i] == 1 -> w[i] = 0; endVM(i) }
+	:: atomic { st[i] == IDLE && (!known[i] || kGen[i] != recGen) && sw[i] == 0 -> look(i) }
+	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && !muting[i] && sw[i] == 0 && MINE(i) && kStb[i] == NONE ->
+#ifdef BAD_ADOPT
+		toPromo(i); freeing[i] = (vm[i] != NOVM) }
+#else
+		toClaim(i) }
+#endif
+	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && sw[i] == 0 && MINE(i) && kStb[i] != NONE &&
+		(vm[i] != NOVM || (up[i] && vm[j] == NOVM && (st[j] == STANDBY || st[j] == IDLE)) || LONG(i)) -> toClaim(i) }
+	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && sw[i] == 0 && !MINE(i) && vm[i] == NOVM -> toStandby(i) }
+	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && sw[i] == 0 && !MINE(i) && vm[i] != NOVM && kStb[i] == i && !(up[i] && vm[j] != NOVM) -> toClaim(i) }
+	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && sw[i] == 0 && !MINE(i) && vm[i] != NOVM && (kStb[i] != i || (up[i] && vm[j] != NOVM)) -> toFenced(i) }
+
+	/* Standby. */
+	:: atomic { st[i] == STANDBY && (kGen[i] != recGen || MINE(i)) -> look(i); if :: MINE(i) -> toIdle(i) :: else fi }
+
+	/* Solo: protect again. */
+	:: atomic { st[i] == SOLO && vm[i] == FREE && up[i] && up[j] && OK && st[j] == STANDBY && vm[j] == NOVM && !rs[i] ->
+		sessions++; ses[i] = sessions; st[i] = SPREP; w[i] = 0; ck[i] = 0; send(i, PREPARE, ses[i]) }
+	:: atomic { st[i] == SOLO && vm[i] == NOVM -> toPromo(i) }
+
+	/* Syncing, speaker. */
+	:: atomic { st[i] == SPREP && w[i] == 1 && OK && st[j] == SWAIT && ses[j] == ses[i] && vm[j] == INCOM && !muting[i] && !muting[j] && vm[i] == FREE ->
+		/* data paths connected, guest copied */
+		net = 1; relay = 1; tok = 0; qk = 0; evP = 0; sload = 0; pri = i;
+		dp[i] = PRIM0; hold[i] = 0; cover[i] = 0; dp[j] = SECO; inck[j] = 0;
+		vm[i] = COLOP; vm[j] = COLOS; fit[j] = fit[i];
+#ifdef BAD_ARM
+		st[i] = SREC; want(i)
+#else
+		st[i] = SARM; ck[i] = 1; hold[i] = 1; w[i] = 0
+#endif
+		}
+	:: atomic { st[i] == SPREP && vm[i] == NOVM -> send(i, ABORT, ses[i]); toPromo(i) }
+	:: atomic { st[i] == SPREP && vm[i] != NOVM && empty(ch[0]) && empty(ch[1]) && !(st[j] == SWAIT && ses[j] == ses[i] && w[i] == 1 && OK) -> syncFailed(i) }
+	:: atomic { st[i] == SARM && vm[i] == NOVM -> send(i, ABORT, ses[i]); toPromo(i) }
+	:: atomic { st[i] == SARM && vm[i] != NOVM && (BROKEN(i) || !OK) -> syncFailed(i) }
+	:: atomic { st[i] == SREC && w[i] == TOSEND && sw[i] == 0 -> swap(i, j) }
+	:: atomic { st[i] == SREC && w[i] == SENT && sw[i] == 2 -> sw[i] = 0; kGen[i] = swGen[i] + 1; kSpk[i] = i; kStb[i] = j;
+		st[i] = PROTP; w[i] = 0; ck[i] = 0; forgetSwap(i); send(i, ARMED, ses[i]) }
+	:: atomic { st[i] == SREC && w[i] == SENT && sw[i] == 3 -> sw[i] = 0; look(i); if :: MINE(i) -> toClaim(i) :: else -> toFenced(i) fi }
+	:: atomic { st[i] == SREC && w[i] == SENT && sw[i] == 4 -> sw[i] = 0; w[i] = UNSURE }
+	:: atomic { st[i] == SREC && w[i] == UNSURE -> look(i); w[i] = LOOKED }
+	:: atomic { st[i] == SREC && w[i] == LOOKED ->
+		if
+		:: !MINE(i) -> toFenced(i)
+		:: MINE(i) && kStb[i] == j && kGen[i] == swGen[i] + 1 -> st[i] = PROTP; w[i] = 0; ck[i] = 0; forgetSwap(i); send(i, ARMED, ses[i])
+		:: else -> want(i)
+		fi }
+	:: atomic { st[i] == SREC && vm[i] == NOVM -> send(i, VMDIED, ses[i]); toIdle(i) }
+	:: atomic { st[i] == SREC && vm[i] != NOVM && BROKEN(i) -> syncFailed(i) }
+
+	/* Protected, speaker. */
+	:: atomic { st[i] == PROTP && vm[i] == NOVM -> send(i, VMDIED, ses[i]); toIdle(i) }
+	:: atomic { st[i] == PROTP && vm[i] != NOVM && (BROKEN(i) || (ck[i] != 0 && !OK)) -> toClaim(i) }
+	:: atomic { st[i] == PROTP && ck[i] == 0 && vm[i] == COLOP && dp[i] == PRIM && !hold[i] && cover[i] == 0 -> ck[i] = 1; hold[i] = 1 }
+
+	/* The checkpoint: both hold; QEMU is asked; the primary's RESUME; what is covered goes out. */
+	:: atomic { ck[i] == 1 && inck[j] && net && OK -> ck[i] = 2; qk = 1 }
+	:: atomic { ck[i] == 2 && evP != 0 -> ck[i] = 3; cover[i] = evP; evP = 0 }
+	:: atomic { ck[i] == 3 && cover[i] == 0 -> ck[i] = 0;
+		if :: st[i] == SARM -> st[i] = SREC; want(i) :: else fi }
+
+	/* Syncing and protected, secondary. */
+	:: atomic { (st[i] == SWAIT || st[i] == SASK || st[i] == PROTS) && sload -> sload = 0; inck[i] = 0 } /* STOP and RESUME reach the data path */
+	:: atomic { TAKER(i) && vm[i] == NOVM -> send(i, VMDIED, ses[i]); toStandby(i) }
+	:: atomic { st[i] == SWAIT && vm[i] != NOVM && empty(ch[i]) && !(SPEAKER(j) && ses[j] == ses[i]) ->
+		st[i] = SASK; w[i] = 0 }
+	:: atomic { st[i] == SASK && w[i] == 0 -> look(i); w[i] = LOOKED }
+	:: atomic { st[i] == SASK && w[i] == LOOKED -> if :: kStb[i] == i -> toClaim(i) :: else -> toFenced(i) fi }
+
+	/* Claiming. The answer to an earlier swap is not waited for by the machine, but the next one is sent after it. */
+	:: atomic { (st[i] == CLAIM || st[i] == SREC) && w[i] == TOSEND && sw[i] >= 2 -> sw[i] = 0 }
+	:: atomic { st[i] == CLAIM && w[i] == TOSEND && sw[i] == 0 -> swap(i, NONE) }
+	:: atomic { st[i] == CLAIM && w[i] == SENT && sw[i] == 2 -> sw[i] = 0; kGen[i] = swGen[i] + 1; kSpk[i] = i; kStb[i] = NONE; toPromo(i) }
+	:: atomic { st[i] == CLAIM && w[i] == SENT && sw[i] == 3 -> sw[i] = 0; look(i); claimAgain(i) }
+	:: atomic { st[i] == CLAIM && w[i] == SENT && sw[i] == 4 -> sw[i] = 0; w[i] = UNSURE }
+	:: atomic { st[i] == CLAIM && w[i] == UNSURE -> look(i); w[i] = LOOKED }
+	:: atomic { st[i] == CLAIM && w[i] == LOOKED -> claimAgain(i) }
+	:: atomic { st[i] != CLAIM && st[i] != SREC && st[i] != OFF && sw[i] >= 2 -> sw[i] = 0; forgetSwap(i) } /* answer that nobody waits for */
+
+	/* Promoting: launch if there is no VM; the data path speaks (process path); then solo. */
+	:: atomic { st[i] == PROMO && vm[i] == NOVM && !muting[i] ->
+#ifdef KEEP
+		assert(!kept);
+#endif
+		/* a guest that is started anew begins a new history */
+		vm[i] = FREE; fit[i] = 1; fit[j] = 0; cfit = 0;
+		if :: tok != 0 -> tok = 3 :: else fi;
+		if :: evP != 0 -> evP = 3 :: else fi;
+		if :: cover[i] != 0 -> cover[i] = 3 :: else fi;
+		if :: cover[j] != 0 -> cover[j] = 3 :: else fi }
+	:: atomic { st[i] == PROMO && spoken[i] && !freeing[i] && vm[i] == FREE -> st[i] = SOLO; spoken[i] = 0 }
+
+	/* Fenced: end the VM, be mute. */
+	:: atomic { st[i] == FENCED && vm[i] != NOVM -> endVM(i) }
+	:: atomic { st[i] == FENCED && vm[i] == NOVM && !muting[i] -> toStandby(i) }
+	od
+}
+
+/* The VM's own steps and the lane on which they are done: freeing it from COLO. */
+proctype lane(byte i)
+{
+	byte j = 1 - i;
+	do
+	:: atomic { freeing[i] && vm[i] != NOVM ->
+		if
+		:: vm[i] == COLOS ->
+			if :: qk == 3 -> load(i) :: else fi; /* it was received as a whole: the VM goes on from it */
+			qk = 0;
+#ifndef BAD_TELL
+			sload = 0; inck[i] = 0
+#endif
+		:: vm[i] == COLOP -> if :: qk == 1 || qk == 2 || qk == 4 -> qk = 0 :: else fi
+		:: else
+		fi;
+		vm[i] = FREE; freeing[i] = 0 }
+	od
+}
+
+/* The data path of a node. */
+proctype path(byte i)
+{
+	byte j = 1 - i;
+	do
+	/* alone, by the record's authority; also by the kernel while colod does not run */
+	:: atomic { RUNS(i) && (dp[i] == ALONE || (dp[i] == PRIM0 && !hold[i])) -> releaseAlone(i) };
+#ifdef PROGRESS
+progress_alone:	skip
+#endif
+	/* what both said */
+	:: atomic { dp[i] == PRIM && !hold[i] && tok != 0 -> releaseBoth(i, tok); tok = 0 };
+#ifdef PROGRESS
+progress_agreed:	skip
+#endif
+	/* what a checkpoint covers */
+	:: atomic { cover[i] != 0 && (dp[i] == PRIM || dp[i] == PRIM0) && hold[i] -> releaseBoth(i, cover[i]); cover[i] = 0; hold[i] = 0; dp[i] = PRIM };
+#ifdef PROGRESS
+progress_covered:	skip
+#endif
+#ifdef BAD_RELEASE
+	:: atomic { dp[i] == PRIM && st[i] == CLAIM && vm[i] != NOVM -> fit[j] = 0; cfit = 0; assert(fit[i]) }
+#endif
+	/* secondary: holds for a checkpoint; describes */
+	:: atomic { dp[i] == SECO && net && OK && hold[j] && ck[j] == 1 && !inck[i] -> inck[i] = 1; tok = 0 }
+	:: atomic { dp[i] == SECO && net && !cut[j] && !inck[i] && tok == 0 && RUNS(i) -> tok = 1 }
+	/* what the machine asks for */
+	:: atomic { muting[i] -> muting[i] = 0; if :: dp[i] >= PRIM0 -> net = 0 :: else fi; if :: dp[i] == PRIM -> tok = 0 :: else fi; dp[i] = MUTE; hold[i] = 0; inck[i] = 0; cover[i] = 0 }
+	:: atomic { st[i] == PROMO && !spoken[i] && !muting[i] && vm[i] != NOVM &&
+			!(dp[i] == SECO && freeing[i] && (qk != 0 || sload || inck[i])) ->
+		if
+		:: dp[i] == SECO -> assert(!sload); net = 0; inck[i] = 0; releaseAlone(i) /* what the former speaker is not known to have released */
+		:: dp[i] == PRIM || dp[i] == PRIM0 -> net = 0; tok = 0; releaseAlone(i) /* what was held */
+		:: else
+		fi;
+		hold[i] = 0; cover[i] = 0; dp[i] = ALONE; spoken[i] = 1 }
+	od
+}
+
+/* The two QEMU in COLO. */
+proctype qemu()
+{
+	do
+	:: atomic { qk == 1 && relay && OK && vm[pri] == COLOP && vm[other(pri)] == COLOS -> qk = 2 }
+	:: atomic { qk == 2 && relay && OK && vm[pri] == COLOP && vm[other(pri)] == COLOS -> qk = 3; cfit = fit[pri] }
+	:: atomic { qk == 3 && vm[other(pri)] == COLOS -> load(other(pri)) }
+	:: atomic { qk == 4 && relay && OK && vm[pri] == COLOP -> qk = 0; evP = 1 }
+	od
+}
+
+/* The arbiter. */
+inline apply(x, gen, standby, done) {
+	if
+	:: recGen == gen -> recGen++; recSpk = x; recStb = standby; done = 2
+	:: else -> done = 3
+	fi
+}
+
+proctype arbiter()
+{
+	byte none;
+	do
+	:: atomic { sw[0] == 1 -> apply(0, swGen[0], swStb[0], sw[0]) }
+	:: atomic { sw[1] == 1 -> apply(1, swGen[1], swStb[1], sw[1]) }
+	:: atomic { late[0] -> late[0] = 0; apply(0, lateGen[0], lateStb[0], none); none = 0; lateGen[0] = 0; lateStb[0] = 0 }
+	:: atomic { late[1] -> late[1] = 0; apply(1, lateGen[1], lateStb[1], none); none = 0; lateGen[1] = 0; lateStb[1] = 0 }
+	od
+}
+
+inline giveUp(x) {
+	if
+	:: sw[x] == 1 && !late[x] -> late[x] = 1; lateGen[x] = swGen[x]; lateStb[x] = swStb[x]
+	:: else
+	fi
+}
+
+inline stopColod(x) {
+	giveUp(x); sw[x] = 0;
+	st[x] = OFF; w[x] = 0; ses[x] = 0; kGen[x] = 0; kSpk[x] = 0; kStb[x] = 0; known[x] = 0; ck[x] = 0;
+	up[x] = 0; rs[x] = 0; freeing[x] = 0; muting[x] = 0; spoken[x] = 0; base[x] = 0; swGen[x] = 0; swStb[x] = 0;
+	flush(ch[x]);
+	/* the relay and the data path end with the process; the filters stay: mute, or the kernel goes on alone */
+	if :: vm[x] == COLOP || vm[x] == COLOS -> relay = 0 :: else fi;
+	if :: dp[x] == PRIM || dp[x] == PRIM0 -> tok = 0 :: else fi;
+	if :: dp[x] >= PRIM0 -> net = 0; dp[x] = MUTE :: else fi;
+	hold[x] = 0; inck[x] = 0; cover[x] = 0
+}
+
+/* Each of these counts as one fault; a process that merely does not move for a while is none. */
+proctype environment()
+{
+	byte x;
+	do
+	:: FAULT -> atomic { FAULT -> SPEND;
+		if :: x = 0 :: x = 1 fi;
+		if
+		:: !cut[x] -> cut[x] = 1                                              /* nothing reaches x from the other node */
+		:: OK -> cut[0] = 1; cut[1] = 1                                       /* nothing reaches either */
+		:: st[x] != OFF -> stopColod(x)                                       /* colod ends */
+		:: st[x] != OFF -> stopColod(x); endVM(x); dp[x] = MUTE               /* the host ends */
+		:: vm[x] != NOVM -> endVM(x)                                          /* QEMU ends */
+		:: st[x] == PROTP -> send(x, VMDIED, ses[x]); toIdle(x); w[x] = 1     /* an operator wants the other node to speak */
+		:: net || relay -> net = 0                                            /* a link of the session breaks */
+		:: net || relay -> relay = 0
+		:: up[0] && up[1] -> flush(ch[0]); flush(ch[1])                       /* the connection of the machines breaks and comes again at once */
+		:: sw[x] != 0 && sw[x] != 4 -> giveUp(x); sw[x] = 4                   /* a swap has no answer: it may be carried out later, or was */
+		:: late[x] -> late[x] = 0                                             /* or never is */
+		:: else
+		fi;
+		x = 0 }
+	od
+}
+
+/* Repairs. */
+proctype repair()
+{
+	do
+	:: atomic { cut[0] -> cut[0] = 0 }
+	:: atomic { cut[1] -> cut[1] = 0 }
+#ifndef LOST
+	:: atomic { st[0] == OFF -> st[0] = IDLE; rs[1] = up[1] }
+	:: atomic { st[1] == OFF -> st[1] = IDLE; rs[0] = up[0] }
+#endif
+	/* The machines are connected again; a speaker repeats that the record names its standby. */
+	:: atomic { st[0] != OFF && st[1] != OFF && OK && !(up[0] && up[1]) ->
+		flush(ch[0]); flush(ch[1]); up[0] = 1; up[1] = 1;
+		if :: st[0] == PROTP -> ch[1]!ARMED,ses[0],kGen[0] :: else fi;
+		if :: st[1] == PROTP -> ch[0]!ARMED,ses[1],kGen[1] :: else fi }
+	:: atomic { st[0] == PROTP && st[1] == SWAIT && up[0] && up[1] && empty(ch[1]) && ses[0] == ses[1] -> ch[1]!ARMED,ses[0],kGen[0] }
+	:: atomic { st[1] == PROTP && st[0] == SWAIT && up[0] && up[1] && empty(ch[0]) && ses[0] == ses[1] -> ch[0]!ARMED,ses[1],kGen[1] }
+	od
+}
+
+#ifdef LOST
+/* Standing still is right only if what is lost was the only copy, or the only one that may say so. Run with -E. */
+proctype watch()
+{
+	atomic { timeout -> assert(st[recSpk] == OFF && (recStb == NONE || vm[recStb] == NOVM || st[recStb] == OFF)) }
+}
+#endif
+
+init {
+	atomic {
+		st[0] = SOLO; vm[0] = FREE; dp[0] = ALONE; fit[0] = 1; kGen[0] = 1; kStb[0] = NONE; known[0] = 1;
+		st[1] = STANDBY; kGen[1] = 1; kStb[1] = NONE; known[1] = 1;
+		up[0] = 1; up[1] = 1;
+		run node(0); run node(1); run lane(0); run lane(1); run path(0); run path(1);
+		run qemu(); run arbiter(); run environment(); run repair();
+#ifdef LOST
+		run watch()
+#endif
+	}
+}
