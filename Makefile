@@ -76,6 +76,31 @@ test: setup lint unit race e2e ## Everything that has to pass before a change go
 test-long: setup ## The end-to-end campaigns in full, with their figures (an hour or more)
 	COLOD_LONG=1 $(GO) test -count=1 -v -timeout 4h ./internal/lab/e2e
 
+.PHONY: bench
+bench: setup build ## Measure beside QEMU's comparison and the kernel's forwarding; writes bench/results and bench/REPORT.md
+	$(GO) run ./bench/cmd/bench
+
+.PHONY: bench-quick
+bench-quick: setup build ## The same, short, into a temporary directory
+	$(GO) run ./bench/cmd/bench --quick
+
+.PHONY: deb
+deb: build ## Build the Debian package in dist (reproducible)
+	deploy/deb/build.sh $(VERSION) $(BIN) dist
+
+.PHONY: tarball
+tarball: build ## Build the tarball with checksums and bill of materials in dist
+	deploy/tarball/build.sh $(VERSION) $(BIN) dist
+
+.PHONY: check-deploy
+check-deploy: build ## Static checks of what is in deploy (names the Debian packages that it needs)
+	deploy/check.sh $(BIN)
+
+.PHONY: test-deploy
+test-deploy: build ## Playbooks and guide on two booted hosts (root; needs ansible, debootstrap, openssh-client)
+	deploy/test/byhand.sh $(BIN)
+	deploy/test/playbooks.sh $(BIN)
+
 .PHONY: clean
 clean: ## Remove what was built; the download cache stays
 	rm -rf bin dist
