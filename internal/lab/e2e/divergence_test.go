@@ -132,7 +132,8 @@ func TestFetchSurvives(t *testing.T) {
 // away.
 func awaitIperf(t *testing.T, l *lab.Lab) {
 	t.Helper()
-	const ready = `n=$(netstat -tn | grep -c ':5201 '); netstat -tln | grep -q ':5201 ' && [ "$n" = 0 ]`
+	// What lingers after its end (TIME_WAIT, a minute) is no connection any more.
+	const ready = `n=$(netstat -tn | grep ':5201 ' | grep -vc TIME_WAIT); netstat -tln | grep -q ':5201 ' && [ "$n" = 0 ]`
 	args := append(append([]string{"ssh"}, client.SSHArgs(l.SSHKey(), l.KnownHosts())...), "root@"+image.GuestIPv4,
 		"for i in $(seq 300); do "+ready+" && exit 0; sleep 0.1; done; netstat -tan; exit 1")
 	if out, err := l.Command(t.Context(), lab.Client, args...).CombinedOutput(); err != nil {
