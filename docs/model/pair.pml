@@ -95,7 +95,7 @@ bit  inck[2];                /* secondary: the same */
 byte cover[2];               /* what a checkpoint covers is to be released; 1 the VM that took it is there, 2 no more */
 bit  net, relay;             /* the links of the present session */
 byte tok;                    /* a description has reached the speaker; 1 of the VM that is there, 2 of one that is gone */
-byte qk;                     /* QEMU's checkpoint: 0 none, 1 triggered, 2 both stopped, 3 received as a whole, 4 loaded */
+byte qk;                     /* QEMU's checkpoint: 0 none, 2 triggered, guests stopped, 3 received as a whole, 4 loaded */
 byte evP;                    /* the primary's RESUME after a checkpoint has not been seen by its colod; as cover */
 bit  sload;                  /* the secondary has loaded a checkpoint, and its data path does not know */
 byte pri;                    /* node of the primary in COLO */
@@ -148,10 +148,6 @@ inline releaseBoth(x, by) {
 	fi
 }
 
-/* evP and base are cleared where nobody looks at them any more, so that equal states are equal. */
-inline cutSession(x) { relay = 0; ck[x] = 0; if :: pri == x -> evP = 0 :: else fi }
-inline forgetSwap(x) { if :: sw[x] == 0 -> swGen[x] = 0; swStb[x] = 0 :: else fi }
-
 inline endVM(x) {
 	if
 	:: vm[x] == COLOS -> relay = 0; sload = 0; qk = 0
@@ -166,66 +162,14 @@ inline endVM(x) {
 
 inline load(x) { fit[x] = cfit; cfit = 0; qk = 4; sload = 1 }
 
-/* The swap is decided on now, whenever it is sent. */
-inline want(x) { w[x] = TOSEND; base[x] = kGen[x] }
-inline toFenced(x) { cutSession(x); forgetSwap(x); spoken[x] = 0; st[x] = FENCED; w[x] = 0; muting[x] = 1; freeing[x] = 0 }
-inline toClaim(x) {
-	if
-#ifndef BAD_STALE
-	:: kSpk[x] != x && kStb[x] != x -> toFenced(x) /* the record names neither this node nor what it is */
-	:: kSpk[x] == x || kStb[x] == x ->
-#else
-	:: true ->
-#endif
-		assert(vm[x] != INCOM);
-		cutSession(x); st[x] = CLAIM; want(x); spoken[x] = 0;
-		freeing[x] = (vm[x] != NOVM)
-	fi
-}
-inline toPromo(x) { cutSession(x); forgetSwap(x); st[x] = PROMO; w[x] = 0; spoken[x] = 0 }
-inline toStandby(x) { cutSession(x); forgetSwap(x); ses[x] = 0; st[x] = STANDBY; w[x] = 0; muting[x] = 1 }
-inline toIdle(x) { cutSession(x); st[x] = IDLE; w[x] = 0; muting[x] = 1; known[x] = 0 }
-inline syncFailed(x) {
-	send(x, ABORT, ses[x]);
-	if
-	:: st[x] == SREC -> toClaim(x)
-	:: st[x] == SPREP -> cutSession(x); st[x] = SOLO
-	:: else -> toPromo(x); freeing[x] = (vm[x] != NOVM)
-	fi
-}
-
 inline look(x) { kGen[x] = recGen; kSpk[x] = recSpk; kStb[x] = recStb; known[x] = 1 }
 
-/* A claim that was lost or whose outcome was unknown, by the record as it was read. */
-#ifdef BAD_CLAIM
-#define WON(x) (kSpk[x] == x && kStb[x] == NONE)
-#else
-#define WON(x) (kSpk[x] == x && kStb[x] == NONE && kGen[x] > swGen[x])
-#endif
-inline claimAgain(x) {
-	if
-	:: WON(x) -> toPromo(x)
-	:: !WON(x) && (kSpk[x] == x || kStb[x] == x) -> want(x)
-	:: else -> toFenced(x)
-	fi
-}
+/* The session ends: its relay is cut. */
+inline cutSession(x) { relay = 0; ck[x] = 0; if :: pri == x -> evP = 0 :: else fi }
 
+/* The swap is decided on now, whenever it is sent. */
+inline want(x) { w[x] = TOSEND; base[x] = kGen[x] }
 inline swap(x, standby) { sw[x] = 1; swGen[x] = base[x]; base[x] = 0; swStb[x] = standby; w[x] = SENT }
-
-/* The other node is lost, or its colod is a new one. */
-inline peerLost(x) {
-	if
-	:: st[x] == SPREP || st[x] == SARM || st[x] == SREC -> syncFailed(x)
-	:: st[x] == PROTP -> toClaim(x)
-#ifdef BAD_PROMOTE
-	:: st[x] == PROTS || st[x] == SWAIT -> toPromo(x); freeing[x] = 1
-#else
-	:: st[x] == SWAIT -> st[x] = SASK; w[x] = 0
-	:: st[x] == PROTS -> toClaim(x)
-#endif
-	:: else
-	fi
-}
 
 #define SYNCING(x)  (st[x] == SPREP || st[x] == SARM || st[x] == SREC)
 #define SPEAKER(x)  (SYNCING(x) || st[x] == PROTP)
@@ -233,158 +177,224 @@ inline peerLost(x) {
 #define MINE(x)     (kSpk[x] == x)
 /* The other side of x's session no longer follows. */
 #define BROKEN(x)   (!net || !relay || vm[other(x)] != COLOS)
+/* A claim has been won, by the record as it was read. */
+#ifdef BAD_CLAIM
+#define WON(x)      (MINE(x) && kStb[x] == NONE)
+#else
+#define WON(x)      (MINE(x) && kStb[x] == NONE && kGen[x] > swGen[x])
+#endif
+/* The record names node x, or names it standby. */
+#ifdef BAD_STALE
+#define MAYCLAIM(x) true
+#else
+#define MAYCLAIM(x) (MINE(x) || kStb[x] == x)
+#endif
 /* A wait of half a minute ends, which for safety may be at any time; else when nothing that is quicker can happen. */
 #ifdef KEEP
-#define LONG(x)   (empty(ch[0]) && empty(ch[1]) && st[other(x)] != CLAIM && st[other(x)] != PROMO && st[other(x)] != SASK && \
-                   !(TAKER(other(x)) && (!up[other(x)] || rs[other(x)])))
+#define LONG(x)     (empty(ch[0]) && empty(ch[1]) && st[other(x)] != CLAIM && st[other(x)] != PROMO && st[other(x)] != SASK && \
+                     !(TAKER(other(x)) && (!up[other(x)] || rs[other(x)])))
 #else
-#define LONG(x)   true
+#define LONG(x)     true
 #endif
+
+/* The record names node x and a standby: x goes on if it has the guest, or if nobody has it. */
+#define TAKESBACK(x) (vm[x] != NOVM || (up[x] && vm[other(x)] == NOVM && (st[other(x)] == STANDBY || st[other(x)] == IDLE)) || LONG(x))
+
+/* Where a step of the machine leads; resolved at its end, in this order. */
+#define LOSTPEER   1  /* by the state */
+#define FAILSYNC   2
+#define AGAIN      3  /* a claim was lost, or its outcome was read */
+#define TOCLAIM    4
+#define TOPROMO    5
+#define TOFENCED   6
+#define TOSTANDBY  7
+#define TOIDLE     8
 
 proctype node(byte i)
 {
 	byte j = 1 - i;
-	byte kind, s, gen;
+	byte kind, s, gen, say, go;
 	do
-	/* The connection between the machines. */
-	:: atomic { st[i] != OFF && up[i] && (st[j] == OFF || cut[i] || !up[j] || rs[i]) ->
-		if :: rs[i] && st[j] != OFF && !cut[i] && up[j] :: else -> up[i] = 0; flush(ch[i]) fi;
-		rs[i] = 0; peerLost(i) }
-	:: atomic { st[i] != OFF && up[i] && up[j] && FAULT -> SPEND; up[i] = 0; flush(ch[i]); peerLost(i) } /* wrong suspicion */
-	:: atomic { st[i] != OFF && up[i] && !rs[i] && !cut[i] && nempty(ch[i]) ->
-		ch[i]?kind,s,gen;
+	:: atomic {
 		if
-		:: kind == PREPARE && st[i] == STANDBY && gen >= kGen[i] && vm[i] == NOVM ->
-			st[i] = SWAIT; ses[i] = s; vm[i] = INCOM; inck[i] = 0; send(i, PREPARED, s)
-		:: kind == PREPARE && st[i] == STANDBY && gen < kGen[i] -> send(i, REFUSED, s)
-		:: kind == PREPARE && TAKER(i) && s != ses[i] ->
-			send(i, REFUSED, s);
+		/* The connection between the machines. */
+		:: st[i] != OFF && up[i] && (st[j] == OFF || cut[i] || !up[j] || rs[i]) ->
+			if :: rs[i] && st[j] != OFF && !cut[i] && up[j] :: else -> up[i] = 0; flush(ch[i]) fi;
+			rs[i] = 0; go = LOSTPEER
+		:: st[i] != OFF && up[i] && up[j] && FAULT -> SPEND; up[i] = 0; flush(ch[i]); go = LOSTPEER /* wrong suspicion */
+		:: st[i] != OFF && up[i] && !rs[i] && !cut[i] && nempty(ch[i]) ->
+			ch[i]?kind,s,gen;
 			if
-			:: st[i] == PROTS -> toFenced(i)
-			:: st[i] == SWAIT -> st[i] = SASK; w[i] = 0
+			:: kind == PREPARE && st[i] == STANDBY ->
+				if
+				:: gen >= kGen[i] && vm[i] == NOVM && !muting[i] -> st[i] = SWAIT; ses[i] = s; vm[i] = INCOM; inck[i] = 0; say = PREPARED
+				:: else -> say = REFUSED
+				fi
+			:: kind == PREPARE && TAKER(i) && s != ses[i] ->
+				say = REFUSED;
+				if
+				:: st[i] == PROTS -> go = TOFENCED
+				:: st[i] == SWAIT -> st[i] = SASK; w[i] = 0
+				:: else
+				fi
+			:: kind == PREPARED && st[i] == SPREP && s == ses[i] -> w[i] = 1
+			:: (kind == REFUSED || kind == VMDIED) && SYNCING(i) && s == ses[i] -> go = FAILSYNC
+			:: kind == ARMED && (st[i] == SWAIT || st[i] == SASK) && s == ses[i] ->
+				if :: gen >= kGen[i] -> kGen[i] = gen; kSpk[i] = j; kStb[i] = i :: else fi; /* an older record is not learnt */
+				st[i] = PROTS; w[i] = 0
+			:: kind == ABORT && TAKER(i) && s == ses[i] -> go = TOFENCED
+			:: kind == VMDIED && s == ses[i] && (st[i] == PROTP || st[i] == PROTS) -> go = TOCLAIM
+			:: kind == VMDIED && s == ses[i] && st[i] == SWAIT -> st[i] = SASK; w[i] = 0
+			:: else -> s = 0
+			fi
+		/* Status: the other node knows a newer record. */
+		:: st[i] != OFF && st[i] != IDLE && up[i] && up[j] && !cut[i] && kGen[j] > kGen[i] ->
+			look(i);
+			if
+			:: st[i] == PROTS && (kSpk[i] != j || kStb[i] != i) -> go = TOFENCED
+			:: st[i] == PROTP && MINE(i) && kStb[i] != j -> go = TOCLAIM
+			:: (st[i] == PROTP || st[i] == SOLO || st[i] == PROMO) && !MINE(i) -> go = TOFENCED
 			:: else
 			fi
-		:: kind == PREPARED && st[i] == SPREP && s == ses[i] -> w[i] = 1
-		:: kind == REFUSED && SYNCING(i) && s == ses[i] -> syncFailed(i)
-		:: kind == ARMED && (st[i] == SWAIT || st[i] == SASK) && s == ses[i] ->
-			if :: gen >= kGen[i] -> kGen[i] = gen; kSpk[i] = j; kStb[i] = i :: else fi; /* an older record is not learnt */
-			st[i] = PROTS; w[i] = 0
-		:: kind == ABORT && TAKER(i) && s == ses[i] -> toFenced(i)
-		:: kind == VMDIED && s == ses[i] && (st[i] == PROTP || st[i] == PROTS) -> toClaim(i)
-		:: kind == VMDIED && s == ses[i] && SYNCING(i) -> syncFailed(i)
-		:: kind == VMDIED && s == ses[i] && st[i] == SWAIT -> st[i] = SASK; w[i] = 0
+
+		/* Idle: record and VM decide; w: the VM is being ended first. */
+		:: st[i] == IDLE && w[i] == 1 -> w[i] = 0; endVM(i)
+		:: st[i] == IDLE && (!known[i] || kGen[i] != recGen) && sw[i] == 0 -> look(i)
+		:: st[i] == IDLE && w[i] == 0 && known[i] && sw[i] == 0 && !muting[i] && !(MINE(i) && kStb[i] != NONE && !TAKESBACK(i)) ->
+			if
+#ifdef BAD_ADOPT
+			:: MINE(i) && kStb[i] == NONE -> go = TOPROMO; freeing[i] = (vm[i] != NOVM)
+#else
+			:: MINE(i) && kStb[i] == NONE -> go = TOCLAIM
+#endif
+			:: MINE(i) && kStb[i] != NONE -> go = TOCLAIM
+			:: !MINE(i) && vm[i] == NOVM -> go = TOSTANDBY
+			:: !MINE(i) && vm[i] != NOVM && kStb[i] == i && !(up[i] && vm[j] != NOVM) -> go = TOCLAIM
+			:: !MINE(i) && vm[i] != NOVM && (kStb[i] != i || (up[i] && vm[j] != NOVM)) -> go = TOFENCED
+			fi
+
+		/* Standby. */
+		:: st[i] == STANDBY && (kGen[i] != recGen || MINE(i)) -> look(i); if :: MINE(i) -> go = TOIDLE :: else fi
+
+		/* Solo: protect again. */
+		:: st[i] == SOLO && vm[i] == FREE && up[i] && up[j] && OK && st[j] == STANDBY && vm[j] == NOVM && !muting[j] && !rs[i] ->
+			sessions++; ses[i] = sessions; st[i] = SPREP; w[i] = 0; ck[i] = 0; say = PREPARE
+		:: st[i] == SOLO && vm[i] == NOVM -> go = TOPROMO
+
+		/* Syncing, speaker. */
+		:: st[i] == SPREP && w[i] == 1 && OK && st[j] == SWAIT && ses[j] == ses[i] && vm[j] == INCOM && vm[i] == FREE ->
+			/* data paths connected, guest copied */
+			net = 1; relay = 1; tok = 0; qk = 0; evP = 0; sload = 0; pri = i;
+			dp[i] = PRIM0; hold[i] = 0; cover[i] = 0; dp[j] = SECO; inck[j] = 0;
+			vm[i] = COLOP; vm[j] = COLOS; fit[j] = fit[i];
+#ifdef BAD_ARM
+			st[i] = SREC; want(i)
+#else
+			st[i] = SARM; ck[i] = 1; hold[i] = 1; w[i] = 0
+#endif
+		:: (st[i] == SPREP || st[i] == SARM) && vm[i] == NOVM -> say = ABORT; go = TOPROMO
+		:: vm[i] != NOVM && ((st[i] == SPREP && empty(ch[0]) && empty(ch[1]) && !(st[j] == SWAIT && ses[j] == ses[i] && w[i] == 1 && OK)) ||
+			(st[i] == SARM && (BROKEN(i) || !OK)) || (st[i] == SREC && BROKEN(i))) -> go = FAILSYNC
+		:: st[i] == SREC && w[i] == TOSEND && sw[i] == 0 -> swap(i, j)
+		:: st[i] == SREC && w[i] == SENT && sw[i] == 2 -> sw[i] = 0; kGen[i] = swGen[i] + 1; kSpk[i] = i; kStb[i] = j;
+			st[i] = PROTP; w[i] = 0; say = ARMED
+		:: st[i] == SREC && w[i] == SENT && sw[i] == 3 -> sw[i] = 0; look(i); if :: MINE(i) -> go = TOCLAIM :: else -> go = TOFENCED fi
+		:: st[i] == SREC && w[i] == LOOKED ->
+			if
+			:: !MINE(i) -> go = TOFENCED
+			:: MINE(i) && kStb[i] == j && kGen[i] == swGen[i] + 1 -> st[i] = PROTP; w[i] = 0; say = ARMED
+			:: else -> want(i)
+			fi
+		:: (st[i] == SREC || st[i] == PROTP) && vm[i] == NOVM -> say = VMDIED; go = TOIDLE
+
+		/* Protected, speaker. */
+		:: st[i] == PROTP && vm[i] != NOVM && (BROKEN(i) || (ck[i] != 0 && !OK)) -> go = TOCLAIM
+		:: st[i] == PROTP && ck[i] == 0 && vm[i] == COLOP && dp[i] == PRIM && !hold[i] && cover[i] == 0 -> ck[i] = 1; hold[i] = 1
+
+		/* The checkpoint: both hold; QEMU is asked; the primary's RESUME; what is covered goes out (process path). */
+		:: ck[i] == 1 && inck[j] && net && OK -> ck[i] = 2; if :: relay -> qk = 2 :: else fi
+		:: ck[i] == 2 && evP != 0 -> ck[i] = 3; cover[i] = evP; evP = 0
+		:: ck[i] == 3 && cover[i] == 0 -> ck[i] = 0; if :: st[i] == SARM -> st[i] = SREC; want(i) :: else fi
+
+		/* Syncing and protected, secondary. STOP and RESUME of a checkpoint reach the data path. */
+		:: TAKER(i) && sload -> sload = 0; inck[i] = 0
+		:: TAKER(i) && vm[i] == NOVM -> say = VMDIED; go = TOSTANDBY
+		:: st[i] == SWAIT && vm[i] != NOVM && empty(ch[i]) && !(SPEAKER(j) && ses[j] == ses[i]) -> st[i] = SASK; w[i] = 0
+		:: st[i] == SASK && w[i] == 0 -> look(i); w[i] = LOOKED
+		:: st[i] == SASK && w[i] == LOOKED -> if :: kStb[i] == i -> go = TOCLAIM :: else -> go = TOFENCED fi
+
+		/* Claiming. The answer to an earlier swap is not waited for, but the next swap is sent after it. */
+		:: (st[i] == CLAIM || st[i] == SREC) && w[i] == TOSEND && sw[i] >= 2 -> sw[i] = 0
+		:: st[i] == CLAIM && w[i] == TOSEND && sw[i] == 0 -> swap(i, NONE)
+		:: st[i] == CLAIM && w[i] == SENT && sw[i] == 2 -> sw[i] = 0; kGen[i] = swGen[i] + 1; kSpk[i] = i; kStb[i] = NONE; go = TOPROMO
+		:: st[i] == CLAIM && w[i] == SENT && sw[i] == 3 -> sw[i] = 0; look(i); go = AGAIN
+		:: (st[i] == CLAIM || st[i] == SREC) && w[i] == SENT && sw[i] == 4 -> sw[i] = 0; w[i] = UNSURE
+		:: (st[i] == CLAIM || st[i] == SREC) && w[i] == UNSURE -> look(i); w[i] = LOOKED
+		:: st[i] == CLAIM && w[i] == LOOKED -> go = AGAIN
+		:: st[i] != CLAIM && st[i] != SREC && st[i] != OFF && sw[i] >= 2 -> sw[i] = 0; swGen[i] = 0; swStb[i] = 0 /* an answer that nobody waits for */
+
+		/* Promoting: launch if there is no VM; the data path speaks (process path); then solo. */
+		:: st[i] == PROMO && vm[i] == NOVM && !muting[i] ->
+#ifdef KEEP
+			assert(!kept);
+#endif
+			/* a guest that is started anew begins a new history */
+			vm[i] = FREE; fit[i] = 1; fit[j] = 0; cfit = 0;
+			if :: tok != 0 -> tok = 3 :: else fi;
+			if :: evP != 0 -> evP = 3 :: else fi;
+			if :: cover[i] != 0 -> cover[i] = 3 :: else fi;
+			if :: cover[j] != 0 -> cover[j] = 3 :: else fi
+		:: st[i] == PROMO && spoken[i] && !freeing[i] && vm[i] == FREE -> st[i] = SOLO; spoken[i] = 0
+
+		/* Fenced: end the VM, be mute. */
+		:: st[i] == FENCED && vm[i] != NOVM -> endVM(i)
+		:: st[i] == FENCED && vm[i] == NOVM && !muting[i] -> go = TOSTANDBY
+		fi;
+
+		/* Where it leads. */
+		if
+		:: go == LOSTPEER && SYNCING(i) -> go = FAILSYNC
+		:: go == LOSTPEER && st[i] == PROTP -> go = TOCLAIM
+#ifdef BAD_PROMOTE
+		:: go == LOSTPEER && (st[i] == PROTS || st[i] == SWAIT) -> go = TOPROMO; freeing[i] = 1
+#else
+		:: go == LOSTPEER && st[i] == SWAIT -> go = 0; st[i] = SASK; w[i] = 0
+		:: go == LOSTPEER && st[i] == PROTS -> go = TOCLAIM
+#endif
 		:: else
 		fi;
-		kind = 0; s = 0; gen = 0 }
-	/* Status: the other node knows a newer record. */
-	:: atomic { st[i] != OFF && st[i] != IDLE && up[i] && up[j] && !cut[i] && kGen[j] > kGen[i] ->
-		look(i);
 		if
-		:: st[i] == PROTS && (kSpk[i] != j || kStb[i] != i) -> toFenced(i)
-		:: st[i] == PROTP && (kSpk[i] != i || kStb[i] != j) -> if :: MINE(i) -> toClaim(i) :: else -> toFenced(i) fi
-		:: (st[i] == SOLO || st[i] == PROMO) && !MINE(i) -> toFenced(i)
+		:: go == FAILSYNC ->
+			say = ABORT;
+			if
+			:: st[i] == SREC -> go = TOCLAIM
+			:: st[i] == SPREP -> go = 0; cutSession(i); st[i] = SOLO
+			:: else -> go = TOPROMO; freeing[i] = (vm[i] != NOVM)
+			fi
+		:: go == AGAIN && WON(i) -> go = TOPROMO
+		:: go == AGAIN && !WON(i) && (MINE(i) || kStb[i] == i) -> go = 0; want(i)
+		:: go == AGAIN && !WON(i) && !(MINE(i) || kStb[i] == i) -> go = TOFENCED
 		:: else
-		fi }
-
-	/* Idle: record and VM decide; w: the VM is being ended first. */
-	:: atomic { st[i] == IDLE && w[i] == 1 -> w[i] = 0; endVM(i) }
-	:: atomic { st[i] == IDLE && (!known[i] || kGen[i] != recGen) && sw[i] == 0 -> look(i) }
-	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && !muting[i] && sw[i] == 0 && MINE(i) && kStb[i] == NONE ->
-#ifdef BAD_ADOPT
-		toPromo(i); freeing[i] = (vm[i] != NOVM) }
-#else
-		toClaim(i) }
-#endif
-	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && sw[i] == 0 && MINE(i) && kStb[i] != NONE &&
-		(vm[i] != NOVM || (up[i] && vm[j] == NOVM && (st[j] == STANDBY || st[j] == IDLE)) || LONG(i)) -> toClaim(i) }
-	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && sw[i] == 0 && !MINE(i) && vm[i] == NOVM -> toStandby(i) }
-	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && sw[i] == 0 && !MINE(i) && vm[i] != NOVM && kStb[i] == i && !(up[i] && vm[j] != NOVM) -> toClaim(i) }
-	:: atomic { st[i] == IDLE && w[i] == 0 && known[i] && sw[i] == 0 && !MINE(i) && vm[i] != NOVM && (kStb[i] != i || (up[i] && vm[j] != NOVM)) -> toFenced(i) }
-
-	/* Standby. */
-	:: atomic { st[i] == STANDBY && (kGen[i] != recGen || MINE(i)) -> look(i); if :: MINE(i) -> toIdle(i) :: else fi }
-
-	/* Solo: protect again. */
-	:: atomic { st[i] == SOLO && vm[i] == FREE && up[i] && up[j] && OK && st[j] == STANDBY && vm[j] == NOVM && !rs[i] ->
-		sessions++; ses[i] = sessions; st[i] = SPREP; w[i] = 0; ck[i] = 0; send(i, PREPARE, ses[i]) }
-	:: atomic { st[i] == SOLO && vm[i] == NOVM -> toPromo(i) }
-
-	/* Syncing, speaker. */
-	:: atomic { st[i] == SPREP && w[i] == 1 && OK && st[j] == SWAIT && ses[j] == ses[i] && vm[j] == INCOM && !muting[i] && !muting[j] && vm[i] == FREE ->
-		/* data paths connected, guest copied */
-		net = 1; relay = 1; tok = 0; qk = 0; evP = 0; sload = 0; pri = i;
-		dp[i] = PRIM0; hold[i] = 0; cover[i] = 0; dp[j] = SECO; inck[j] = 0;
-		vm[i] = COLOP; vm[j] = COLOS; fit[j] = fit[i];
-#ifdef BAD_ARM
-		st[i] = SREC; want(i)
-#else
-		st[i] = SARM; ck[i] = 1; hold[i] = 1; w[i] = 0
-#endif
-		}
-	:: atomic { st[i] == SPREP && vm[i] == NOVM -> send(i, ABORT, ses[i]); toPromo(i) }
-	:: atomic { st[i] == SPREP && vm[i] != NOVM && empty(ch[0]) && empty(ch[1]) && !(st[j] == SWAIT && ses[j] == ses[i] && w[i] == 1 && OK) -> syncFailed(i) }
-	:: atomic { st[i] == SARM && vm[i] == NOVM -> send(i, ABORT, ses[i]); toPromo(i) }
-	:: atomic { st[i] == SARM && vm[i] != NOVM && (BROKEN(i) || !OK) -> syncFailed(i) }
-	:: atomic { st[i] == SREC && w[i] == TOSEND && sw[i] == 0 -> swap(i, j) }
-	:: atomic { st[i] == SREC && w[i] == SENT && sw[i] == 2 -> sw[i] = 0; kGen[i] = swGen[i] + 1; kSpk[i] = i; kStb[i] = j;
-		st[i] = PROTP; w[i] = 0; ck[i] = 0; forgetSwap(i); send(i, ARMED, ses[i]) }
-	:: atomic { st[i] == SREC && w[i] == SENT && sw[i] == 3 -> sw[i] = 0; look(i); if :: MINE(i) -> toClaim(i) :: else -> toFenced(i) fi }
-	:: atomic { st[i] == SREC && w[i] == SENT && sw[i] == 4 -> sw[i] = 0; w[i] = UNSURE }
-	:: atomic { st[i] == SREC && w[i] == UNSURE -> look(i); w[i] = LOOKED }
-	:: atomic { st[i] == SREC && w[i] == LOOKED ->
+		fi;
 		if
-		:: !MINE(i) -> toFenced(i)
-		:: MINE(i) && kStb[i] == j && kGen[i] == swGen[i] + 1 -> st[i] = PROTP; w[i] = 0; ck[i] = 0; forgetSwap(i); send(i, ARMED, ses[i])
-		:: else -> want(i)
-		fi }
-	:: atomic { st[i] == SREC && vm[i] == NOVM -> send(i, VMDIED, ses[i]); toIdle(i) }
-	:: atomic { st[i] == SREC && vm[i] != NOVM && BROKEN(i) -> syncFailed(i) }
-
-	/* Protected, speaker. */
-	:: atomic { st[i] == PROTP && vm[i] == NOVM -> send(i, VMDIED, ses[i]); toIdle(i) }
-	:: atomic { st[i] == PROTP && vm[i] != NOVM && (BROKEN(i) || (ck[i] != 0 && !OK)) -> toClaim(i) }
-	:: atomic { st[i] == PROTP && ck[i] == 0 && vm[i] == COLOP && dp[i] == PRIM && !hold[i] && cover[i] == 0 -> ck[i] = 1; hold[i] = 1 }
-
-	/* The checkpoint: both hold; QEMU is asked; the primary's RESUME; what is covered goes out. */
-	:: atomic { ck[i] == 1 && inck[j] && net && OK -> ck[i] = 2; qk = 1 }
-	:: atomic { ck[i] == 2 && evP != 0 -> ck[i] = 3; cover[i] = evP; evP = 0 }
-	:: atomic { ck[i] == 3 && cover[i] == 0 -> ck[i] = 0;
-		if :: st[i] == SARM -> st[i] = SREC; want(i) :: else fi }
-
-	/* Syncing and protected, secondary. */
-	:: atomic { (st[i] == SWAIT || st[i] == SASK || st[i] == PROTS) && sload -> sload = 0; inck[i] = 0 } /* STOP and RESUME reach the data path */
-	:: atomic { TAKER(i) && vm[i] == NOVM -> send(i, VMDIED, ses[i]); toStandby(i) }
-	:: atomic { st[i] == SWAIT && vm[i] != NOVM && empty(ch[i]) && !(SPEAKER(j) && ses[j] == ses[i]) ->
-		st[i] = SASK; w[i] = 0 }
-	:: atomic { st[i] == SASK && w[i] == 0 -> look(i); w[i] = LOOKED }
-	:: atomic { st[i] == SASK && w[i] == LOOKED -> if :: kStb[i] == i -> toClaim(i) :: else -> toFenced(i) fi }
-
-	/* Claiming. The answer to an earlier swap is not waited for by the machine, but the next one is sent after it. */
-	:: atomic { (st[i] == CLAIM || st[i] == SREC) && w[i] == TOSEND && sw[i] >= 2 -> sw[i] = 0 }
-	:: atomic { st[i] == CLAIM && w[i] == TOSEND && sw[i] == 0 -> swap(i, NONE) }
-	:: atomic { st[i] == CLAIM && w[i] == SENT && sw[i] == 2 -> sw[i] = 0; kGen[i] = swGen[i] + 1; kSpk[i] = i; kStb[i] = NONE; toPromo(i) }
-	:: atomic { st[i] == CLAIM && w[i] == SENT && sw[i] == 3 -> sw[i] = 0; look(i); claimAgain(i) }
-	:: atomic { st[i] == CLAIM && w[i] == SENT && sw[i] == 4 -> sw[i] = 0; w[i] = UNSURE }
-	:: atomic { st[i] == CLAIM && w[i] == UNSURE -> look(i); w[i] = LOOKED }
-	:: atomic { st[i] == CLAIM && w[i] == LOOKED -> claimAgain(i) }
-	:: atomic { st[i] != CLAIM && st[i] != SREC && st[i] != OFF && sw[i] >= 2 -> sw[i] = 0; forgetSwap(i) } /* answer that nobody waits for */
-
-	/* Promoting: launch if there is no VM; the data path speaks (process path); then solo. */
-	:: atomic { st[i] == PROMO && vm[i] == NOVM && !muting[i] ->
-#ifdef KEEP
-		assert(!kept);
-#endif
-		/* a guest that is started anew begins a new history */
-		vm[i] = FREE; fit[i] = 1; fit[j] = 0; cfit = 0;
-		if :: tok != 0 -> tok = 3 :: else fi;
-		if :: evP != 0 -> evP = 3 :: else fi;
-		if :: cover[i] != 0 -> cover[i] = 3 :: else fi;
-		if :: cover[j] != 0 -> cover[j] = 3 :: else fi }
-	:: atomic { st[i] == PROMO && spoken[i] && !freeing[i] && vm[i] == FREE -> st[i] = SOLO; spoken[i] = 0 }
-
-	/* Fenced: end the VM, be mute. */
-	:: atomic { st[i] == FENCED && vm[i] != NOVM -> endVM(i) }
-	:: atomic { st[i] == FENCED && vm[i] == NOVM && !muting[i] -> toStandby(i) }
+		:: say == REFUSED || say == PREPARED -> send(i, say, s)
+		:: say != 0 && say != REFUSED && say != PREPARED -> send(i, say, ses[i])
+		:: else
+		fi;
+		if :: go == TOCLAIM && !MAYCLAIM(i) -> go = TOFENCED :: else fi;
+		if :: go >= TOCLAIM -> cutSession(i); w[i] = 0; spoken[i] = 0 :: else fi;
+		/* A number that nobody looks at any more is cleared, so that equal states are equal. */
+		if :: go > TOCLAIM && sw[i] == 0 -> swGen[i] = 0; swStb[i] = 0 :: else fi;
+		if :: go > TOCLAIM -> base[i] = 0 :: else fi;
+		if
+		:: go == TOCLAIM -> assert(vm[i] != INCOM); st[i] = CLAIM; want(i); freeing[i] = (vm[i] != NOVM)
+		:: go == TOPROMO -> st[i] = PROMO
+		:: go == TOFENCED -> st[i] = FENCED; muting[i] = 1; freeing[i] = 0
+		:: go == TOSTANDBY -> st[i] = STANDBY; muting[i] = 1; ses[i] = 0
+		:: go == TOIDLE -> st[i] = IDLE; muting[i] = 1; known[i] = 0
+		:: else
+		fi;
+		kind = 0; s = 0; gen = 0; say = 0; go = 0 }
 	od
 }
 
@@ -401,7 +411,7 @@ proctype lane(byte i)
 #ifndef BAD_TELL
 			sload = 0; inck[i] = 0
 #endif
-		:: vm[i] == COLOP -> if :: qk == 1 || qk == 2 || qk == 4 -> qk = 0 :: else fi
+		:: vm[i] == COLOP -> if :: qk == 2 || qk == 4 -> qk = 0 :: else fi
 		:: else
 		fi;
 		vm[i] = FREE; freeing[i] = 0 }
@@ -451,7 +461,6 @@ progress_covered:	skip
 proctype qemu()
 {
 	do
-	:: atomic { qk == 1 && relay && OK && vm[pri] == COLOP && vm[other(pri)] == COLOS -> qk = 2 }
 	:: atomic { qk == 2 && relay && OK && vm[pri] == COLOP && vm[other(pri)] == COLOS -> qk = 3; cfit = fit[pri] }
 	:: atomic { qk == 3 && vm[other(pri)] == COLOS -> load(other(pri)) }
 	:: atomic { qk == 4 && relay && OK && vm[pri] == COLOP -> qk = 0; evP = 1 }
@@ -499,17 +508,18 @@ inline stopColod(x) {
 /* Each of these counts as one fault; a process that merely does not move for a while is none. */
 proctype environment()
 {
-	byte x;
+	byte x, what;
 	do
 	:: FAULT -> atomic { FAULT -> SPEND;
 		if :: x = 0 :: x = 1 fi;
 		if
 		:: !cut[x] -> cut[x] = 1                                              /* nothing reaches x from the other node */
 		:: OK -> cut[0] = 1; cut[1] = 1                                       /* nothing reaches either */
-		:: st[x] != OFF -> stopColod(x)                                       /* colod ends */
-		:: st[x] != OFF -> stopColod(x); endVM(x); dp[x] = MUTE               /* the host ends */
-		:: vm[x] != NOVM -> endVM(x)                                          /* QEMU ends */
-		:: st[x] == PROTP -> send(x, VMDIED, ses[x]); toIdle(x); w[x] = 1     /* an operator wants the other node to speak */
+		:: st[x] != OFF -> stopColod(x);                                        /* colod ends */
+			if :: true :: true -> what = 2 fi                              /* or the whole host */
+		:: vm[x] != NOVM -> what = 3                                          /* QEMU ends */
+		:: st[x] == PROTP ->                                                  /* an operator wants the other node to speak */
+			send(x, VMDIED, ses[x]); cutSession(x); st[x] = IDLE; w[x] = 1; muting[x] = 1; known[x] = 0
 		:: net || relay -> net = 0                                            /* a link of the session breaks */
 		:: net || relay -> relay = 0
 		:: up[0] && up[1] -> flush(ch[0]); flush(ch[1])                       /* the connection of the machines breaks and comes again at once */
@@ -517,7 +527,9 @@ proctype environment()
 		:: late[x] -> late[x] = 0                                             /* or never is */
 		:: else
 		fi;
-		x = 0 }
+		if :: what >= 2 -> endVM(x) :: else fi;
+		if :: what == 2 -> dp[x] = MUTE :: else fi;
+		x = 0; what = 0 }
 	od
 }
 
