@@ -7,6 +7,7 @@
  *   F=n           number of faults (default 2); what counts as one is in the process faults
  *   PROGRESS      labels for the search of cycles without progress (then: a fault is always followed by its repair)
  *   LOST          with PROGRESS: a host or process that is lost stays lost
+ *   ONLY_SWAPS    the only faults are swaps without an answer and wrong suspicions
  *   KEEP          with F=1: a guest that the record calls protected is never started anew
  *
  * and the deliberate mistakes, each of which has to be found:
@@ -191,7 +192,7 @@ inline swap(x, standby) { sw[x] = 1; swGen[x] = base[x]; base[x] = 0; swStb[x] =
 #endif
 /* A wait of half a minute ends, which for safety may be at any time; else when nothing that is quicker can happen. */
 #ifdef KEEP
-#define LONG(x)     (empty(ch[0]) && empty(ch[1]) && st[other(x)] != CLAIM && st[other(x)] != PROMO && st[other(x)] != SASK && \
+#define LONG(x)     (len(ch[0]) == 0 && len(ch[1]) == 0 && st[other(x)] != CLAIM && st[other(x)] != PROMO && st[other(x)] != SASK && \
                      !(TAKER(other(x)) && (!up[other(x)] || rs[other(x)])))
 #else
 #define LONG(x)     true
@@ -513,6 +514,7 @@ proctype environment()
 	:: FAULT -> atomic { FAULT -> SPEND;
 		if :: x = 0 :: x = 1 fi;
 		if
+#ifndef ONLY_SWAPS
 		:: !cut[x] -> cut[x] = 1                                              /* nothing reaches x from the other node */
 		:: OK -> cut[0] = 1; cut[1] = 1                                       /* nothing reaches either */
 		:: st[x] != OFF -> stopColod(x);                                        /* colod ends */
@@ -523,6 +525,7 @@ proctype environment()
 		:: net || relay -> net = 0                                            /* a link of the session breaks */
 		:: net || relay -> relay = 0
 		:: up[0] && up[1] -> flush(ch[0]); flush(ch[1])                       /* the connection of the machines breaks and comes again at once */
+#endif
 		:: sw[x] != 0 && sw[x] != 4 -> giveUp(x); sw[x] = 4                   /* a swap has no answer: it may be carried out later, or was */
 		:: late[x] -> late[x] = 0                                             /* or never is */
 		:: else

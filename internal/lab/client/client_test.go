@@ -149,8 +149,10 @@ func TestEchoMeasuresPause(t *testing.T) {
 		io.Copy(c, c)
 	})
 	r := watch(t, Load{Kind: Echo, Port: port}, bytesOver(400_000))
-	if !r.Clean() || r.PauseMS < float64(pause.Milliseconds()) {
-		t.Errorf("pause %.1f ms, want at least %s; %+v", r.PauseMS, pause, r)
+	// The client's clock starts with the last byte that it read, which on a busy machine may be read long after the
+	// server began to sleep.
+	if !r.Clean() || r.PauseMS < float64(pause.Milliseconds())/2 {
+		t.Errorf("pause %.1f ms, want about %s; %+v", r.PauseMS, pause, r)
 	}
 }
 
