@@ -30,16 +30,17 @@ type sender interface {
 // other: on the VM, on the data path and on the arbiter. Everything that
 // happens comes to the loop through the mailbox.
 type driver struct {
-	cfg     *config.Pair
-	node    string
-	peer    config.PairNode
-	dir     string // of the VM
-	plat    Platform
-	arb     arbiter.Arbiter
-	id      *certs.Identity
-	link    sender
-	log     zerolog.Logger
-	publish func(e Event, routine bool)
+	cfg      *config.Pair
+	node     string
+	peer     config.PairNode
+	dir      string // of the VM
+	plat     Platform
+	arb      arbiter.Arbiter
+	arbLimit time.Duration // of one question to it
+	id       *certs.Identity
+	link     sender
+	log      zerolog.Logger
+	publish  func(e Event, routine bool)
 
 	box   *mailbox
 	start time.Time
@@ -84,7 +85,7 @@ func newDriver(cfg *config.Pair, self *config.Config, plat Platform, arb arbiter
 	link sender, boot uint64, log zerolog.Logger, publish func(Event, bool)) (*driver, error) {
 	d := &driver{
 		cfg: cfg, node: self.Node, peer: cfg.Peer(self.Node), dir: vmDir(self.RunDir, cfg.Name),
-		plat: plat, arb: arb, id: id, link: link,
+		plat: plat, arb: arb, arbLimit: arbiterLimit(self), id: id, link: link,
 		log: log.With().Str("pair", cfg.Name).Logger(), publish: publish,
 		box: newMailbox(), start: time.Now(), since: time.Now(), asks: map[uint64]chan string{},
 		exited: make(chan struct{}), stop: make(chan struct{}), ended: make(chan struct{}),

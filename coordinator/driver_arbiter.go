@@ -14,7 +14,7 @@ import (
 
 func (d *driver) readRecord(a pair.ReadRecord) {
 	d.arbLane.do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), arbiterTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), d.arbLimit)
 		defer cancel()
 		ev := pair.RecordRead{Op: a.Op}
 		r, err := d.arb.Get(ctx, d.cfg.Name)
@@ -29,7 +29,7 @@ func (d *driver) readRecord(a pair.ReadRecord) {
 
 func (d *driver) swapRecord(a pair.Swap) {
 	d.arbLane.do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), arbiterTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), d.arbLimit)
 		defer cancel()
 		began := time.Now()
 		r, err := d.arb.Swap(ctx, a.Prev, a.Next)

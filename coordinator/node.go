@@ -55,6 +55,10 @@ type Node struct {
 	api      *apiServer
 	hub      *hub
 
+	ctx    context.Context // ends with the node
+	cancel context.CancelFunc
+	work   sync.WaitGroup // goroutines of the node itself
+
 	links   map[string]*peer.Link // by node name
 	drivers map[string]*driver    // by pair name
 	order   []string              // of the pairs in the configuration
@@ -73,6 +77,7 @@ func NewNode(opt Options) (*Node, error) {
 		opt: opt, cfg: opt.Config, log: opt.Log, start: time.Now(), hub: newHub(),
 		links: map[string]*peer.Link{}, drivers: map[string]*driver{}, quit: make(chan bool, 1),
 	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, fmt.Errorf("make boot number: %w", err)
@@ -134,7 +139,7 @@ func (n *Node) open() error {
 		n.log.Warn().Time("expires", n.id.Expires()).Msg("this node's certificate expires soon; make a new one with colod cert node")
 	}
 	if n.arb = n.opt.Arbiter; n.arb == nil {
-		if n.arb, err = openArbiter(n.cfg); err != nil {
+		if n.arb, err = openArbiter(n.ctx, n.cfg); err != nil {
 			return err
 		}
 	}
@@ -167,14 +172,8 @@ func (n *Node) open() error {
 	}
 	n.listener.Serve()
 	n.api.serve()
+	n.work.Go(func() { watchArbiter(n.ctx, n.arb, n.log) })
 	return nil
-}
-
-func openArbiter(cfg *config.Config) (arbiter.Arbiter, error) {
-	if f := cfg.Arbiter.File; f != nil {
-		return arbiter.OpenFile(f.Path)
-	}
-	return nil, errors.New("the configuration names no arbiter")
 }
 
 func (n *Node) publish(e Event, routine bool) {
@@ -346,6 +345,8 @@ func (n *Node) rest(withGuests bool) {
 
 // close ends everything that open started.
 func (n *Node) close() error {
+	n.cancel()
+	n.work.Wait()
 	var errs []error
 	if n.api != nil {
 		errs = append(errs, n.api.close())

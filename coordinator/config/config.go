@@ -27,8 +27,11 @@ type Config struct {
 	API       API       `yaml:"api" doc:"Local control socket."`
 	Log       Log       `yaml:"log" doc:"Logging, to standard error."`
 	Heartbeat Heartbeat `yaml:"heartbeat" doc:"Detection of a lost node."`
-	Arbiter   Arbiter   `yaml:"arbiter" required:"true" doc:"Where the record of who speaks is kept. Both nodes must use the same one."`
-	Pairs     []Pair    `yaml:"pairs" required:"true" doc:"The protected guests in which this node takes part."`
+	Arbiter   Arbiter   `yaml:"arbiter" required:"true" doc:"Where the record of who speaks is kept. All nodes of a pair must use the same one."`
+	Domain    string    `yaml:"domain" default:"" doc:"Failure domain of this node, such as its rack or power feed: of two nodes that fit, one of another domain than the speaker's is taken as the secondary's."`
+	Spare     Spare     `yaml:"spare" doc:"Lets this node run the secondary of pairs that do not list it. Needs the arbiter etcd, which holds the pairs' descriptions."`
+	Fencing   Fencing   `yaml:"fencing" doc:"A command that makes sure that a node that is considered lost is off, such as with IPMI. It is run after the record was won and before the guest speaks here. Safety does not need it; a guest whose disk both nodes can write does."`
+	Pairs     []Pair    `yaml:"pairs" required:"true" doc:"The protected guests in which this node takes part. May be [] on a spare node."`
 
 	// File is the path the configuration was read from.
 	File string `yaml:"-"`
@@ -61,7 +64,35 @@ type Heartbeat struct {
 // Arbiter says where the pairs' records are. Exactly one kind is given.
 type Arbiter struct {
 	File *FileArbiter `yaml:"file" doc:"A directory on one host: for the lab and for development. Not for two hosts."`
+	Etcd *EtcdArbiter `yaml:"etcd" other:"true" doc:"Instead of file: an etcd cluster, for nodes on several hosts. Three members on three hosts, one of them neither node of the pair, so that the loss of a host leaves a majority."`
 }
+
+// EtcdArbiter keeps records in an etcd cluster.
+type EtcdArbiter struct {
+	Endpoints  []string `yaml:"endpoints" required:"true" example:"['https://198.51.100.11:2379', 'https://198.51.100.12:2379', 'https://198.51.100.13:2379']" doc:"Client URLs of the members of one cluster, in quotes."`
+	CA         string   `yaml:"ca" default:"" doc:"Certificate of the authority that signed the members' certificates; empty means tls.ca."`
+	Cert       string   `yaml:"cert" default:"" doc:"Certificate by which etcd knows this node; empty means tls.cert."`
+	Key        string   `yaml:"key" default:"" doc:"Its private key; empty means tls.key."`
+	ServerName string   `yaml:"server_name" default:"" doc:"Name that the members' certificates must hold; empty means the host of each endpoint."`
+	Prefix     string   `yaml:"prefix" default:"/colod/" doc:"Beginning of all keys. Pairs of one cluster must have different names under one prefix."`
+	Timeout    Duration `yaml:"timeout" default:"3s" doc:"How long an answer is waited for. A change whose answer does not come is of unknown outcome, and the record is read before anything else."`
+}
+
+// Spare makes a node available to pairs that do not list it.
+type Spare struct {
+	Bridge string `yaml:"bridge" default:"" doc:"Bridge that those pairs' guests are to be on here; empty means that this node is no spare."`
+	Tap    string `yaml:"tap" default:"colod" doc:"Beginning of the names of their tap devices, which a number follows; at most 6 characters."`
+}
+
+// Fencing configures the command that makes sure that a lost node is off.
+type Fencing struct {
+	Command  []string `yaml:"command" doc:"Program and arguments; {node} stands for the lost node and {pair} for the pair. Exit status 0 means that the node is off. Empty means none."`
+	Timeout  Duration `yaml:"timeout" default:"30s" doc:"A command that takes longer has failed."`
+	Required bool     `yaml:"required" default:"false" doc:"If true, the guest does not speak here until the command has succeeded; else a failure is a warning."`
+}
+
+// Used reports whether there is a command.
+func (f *Fencing) Used() bool { return len(f.Command) > 0 }
 
 // FileArbiter keeps records in files of one directory.
 type FileArbiter struct {
@@ -71,20 +102,22 @@ type FileArbiter struct {
 // Pair is one protected guest.
 type Pair struct {
 	Name        string     `yaml:"name" required:"true" example:"guest1" doc:"Name of the pair: letters, digits, dot, dash and underscore, at most 48."`
-	Nodes       []PairNode `yaml:"nodes" required:"true" doc:"The two nodes. The first is the speaker of a new pair."`
+	Nodes       []PairNode `yaml:"nodes" required:"true" doc:"The nodes that may run the guest, two or more, in the order of preference. The first is the speaker of a new pair; at any time two of them run it, the others wait."`
 	Network     Network    `yaml:"network" required:"true" doc:"How the guest reaches the network on this node."`
 	VM          VM         `yaml:"vm" required:"true" doc:"The virtual machine. What the guest sees must be the same on both nodes."`
 	Mode        string     `yaml:"mode" default:"lockstep" enum:"lockstep" doc:"In lockstep, output is released when both guests agree, and divergence causes a checkpoint."`
 	Hold        Hold       `yaml:"hold" doc:"How long a frame may wait for agreement before a checkpoint is taken. Between the bounds it follows the measured cost of a checkpoint."`
 	Checkpoint  Checkpoint `yaml:"checkpoint" doc:"Checkpoints."`
 	State       State      `yaml:"state" doc:"The stream of the guest's memory and devices between the nodes."`
-	AutoProtect bool       `yaml:"auto_protect" default:"true" doc:"Protect the guest again by itself once the other node is there."`
+	AutoProtect bool       `yaml:"auto_protect" default:"true" doc:"Protect the guest again by itself once another node is ready for it."`
+	Fencing     Fencing    `yaml:"fencing" doc:"As fencing above, for this pair; without a command, that one counts."`
 }
 
 // PairNode is one node of a pair.
 type PairNode struct {
-	Name    string `yaml:"name" required:"true" example:"a" doc:"Name of the node."`
-	Address string `yaml:"address" required:"true" example:"198.51.100.1:7420" doc:"Where the other node reaches it."`
+	Name    string   `yaml:"name" required:"true" example:"a" doc:"Name of the node."`
+	Address string   `yaml:"address" required:"true" example:"198.51.100.1:7420" doc:"Where the other nodes reach it."`
+	Paths   []string `yaml:"paths" doc:"Its addresses with port on further networks, on which colod listens too. Heartbeats go over all of them, and connections over the next one when a network is lost."`
 }
 
 // Network describes the guest's way to the network.
@@ -159,7 +192,16 @@ func Parse(path string, data []byte) (*Config, error) {
 // complete fills in what follows from other keys.
 func (c *Config) complete() {
 	dir := filepath.Dir(c.File)
-	for _, p := range []*string{&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key} {
+	files := []*string{&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key}
+	if e := c.Arbiter.Etcd; e != nil {
+		for i, p := range []*string{&e.CA, &e.Cert, &e.Key} {
+			if *p == "" {
+				*p = *files[i]
+			}
+			files = append(files, p)
+		}
+	}
+	for _, p := range files {
 		if !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
@@ -172,10 +214,13 @@ func (c *Config) complete() {
 		if n.Uplink == "" {
 			n.Uplink = n.Tap + "up"
 		}
+		if !c.Pairs[i].Fencing.Used() {
+			c.Pairs[i].Fencing = c.Fencing
+		}
 	}
 }
 
-// Peer is the other node of the pair as seen from node.
+// Peer is the first other node of the pair as seen from node.
 func (p *Pair) Peer(node string) PairNode {
 	for _, n := range p.Nodes {
 		if n.Name != node {
@@ -183,6 +228,37 @@ func (p *Pair) Peer(node string) PairNode {
 		}
 	}
 	return PairNode{}
+}
+
+// Peers are the names of the other nodes of the pair as seen from node, in
+// the order of the list.
+func (p *Pair) Peers(node string) []string {
+	var names []string
+	for _, n := range p.Nodes {
+		if n.Name != node {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}
+
+// NodeOf is the entry of the named node; its Name is "" if it is not listed.
+func (p *Pair) NodeOf(name string) PairNode {
+	for _, n := range p.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return PairNode{}
+}
+
+// Addresses are the TCP addresses at which the node can be reached, the first
+// one preferred.
+func (n PairNode) Addresses() []string {
+	if n.Address == "" {
+		return nil
+	}
+	return append([]string{n.Address}, n.Paths...)
 }
 
 // First reports whether node is the speaker of a new pair.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,7 @@ func TestProblems(t *testing.T) {
 		{"node name", "node: a", "node: a b", `node: "a b" is not a node name; use a DNS name`},
 		{"not in the list", "node: a\n", "node: c\n", `pairs[0].nodes: this node, "c", is not in the list; add it, or correct the key node`},
 		{"same node twice", "{name: b,", "{name: a,", `pairs[0].nodes[1].name: node "a" is listed twice; a pair needs two different nodes`},
-		{"one node", `, {name: b, address: "198.51.100.2:7420"}`, "", "pairs[0].nodes: 1 nodes are listed; list the two nodes of the pair"},
+		{"one node", `, {name: b, address: "198.51.100.2:7420"}`, "", "pairs[0].nodes: 1 nodes are listed; list the nodes of the pair, 2 to 16"},
 		{"device name", "tap: vm0", "tap: a-very-long-tap-name", `pairs[0].network.tap: "a-very-long-tap-name" is not a network device name`},
 		{"derived device name", "tap: vm0", "tap: twelve-chars", `"twelve-charsupbr" (the bridge port of the uplink) is not a network device name`},
 		{"mac", "52:54:00:12:34:56", "52:54:00", `pairs[0].network.mac: "52:54:00" is not a MAC address; write for example`},
@@ -109,6 +110,23 @@ func TestProblems(t *testing.T) {
 		{"reserved argument", "args: [-rtc,", "args: [-qmp,", "pairs[0].vm.args[0]: -qmp is set by colod; remove it"},
 		{"initrd without kernel", "kernel: /boot/vmlinuz", "initrd: /boot/initrd", "pairs[0].vm: initrd and append need a kernel; add the key kernel"},
 		{"arbiter", "arbiter: {file: {path: /var/lib/colod/arbiter}}", "arbiter: {}", "arbiter: no kind of arbiter is given"},
+		{"two arbiters", "arbiter: {file", "arbiter: {etcd: {endpoints: [\"https://198.51.100.11:2379\"]}, file", "x.yaml:5:1: arbiter: two arbiters are given, file and etcd; keep one of them"},
+		{"no endpoints", "{file: {path: /var/lib/colod/arbiter}}", "{etcd: {endpoints: []}}", "x.yaml:5:18: arbiter.etcd.endpoints: 0 endpoints are listed; list 1 to 16 client URLs"},
+		{"endpoint", "{file: {path: /var/lib/colod/arbiter}}", "{etcd: {endpoints: [198.51.100.11]}}", `arbiter.etcd.endpoints[0]: "198.51.100.11" is not an endpoint; write https://host:port`},
+		{"endpoint without TLS", "{file: {path: /var/lib/colod/arbiter}}", "{etcd: {endpoints: [\"http://198.51.100.11:2379\"]}}", "is without TLS: anybody on the network could decide who speaks; write https"},
+		{"endpoint twice", "{file: {path: /var/lib/colod/arbiter}}", "{etcd: {endpoints: [\"https://h:2379\", \"https://h:2379\"]}}", `arbiter.etcd.endpoints[1]: "https://h:2379" is listed twice`},
+		{"key without cert", "{file: {path: /var/lib/colod/arbiter}}", "{etcd: {endpoints: [\"https://h:2379\"], key: k}}", "arbiter.etcd: cert and key go together, and only one of them is given"},
+		{"prefix", "{file: {path: /var/lib/colod/arbiter}}", "{etcd: {endpoints: [\"https://h:2379\"], prefix: colod}}", `arbiter.etcd.prefix: "colod" is not a prefix of keys; write for example /colod/`},
+		{"etcd timeout", "{file: {path: /var/lib/colod/arbiter}}", "{etcd: {endpoints: [\"https://h:2379\"], timeout: 1ms}}", "arbiter.etcd.timeout: 1ms is out of range; use 100ms to 1m"},
+		{"unknown key of etcd", "{file: {path: /var/lib/colod/arbiter}}", "{etcd: {endpoint: [\"https://h:2379\"]}}", "arbiter.etcd.endpoint: unknown key; did you mean endpoints?"},
+		{"spare without etcd", "pairs:", "spare: {bridge: br0}\npairs:", "x.yaml:6:1: spare: a spare node needs the arbiter etcd, which holds the pairs' descriptions; use arbiter"},
+		{"spare's tap", "pairs:", "spare: {bridge: br0, tap: sevench}\npairs:", `x.yaml:6:22: spare.tap: "sevench" is not a network device name; use 1 to 6 letters`},
+		{"fencing word", "pairs:", "fencing: {command: [/bin/fence, '{host}']}\npairs:", `x.yaml:6:33: fencing.command[1]: "{host}" is not known; use {node} or {pair}`},
+		{"fencing timeout", "name: guest1", "name: guest1\n    fencing: {command: [x], timeout: 1h}", "pairs[0].fencing.timeout: 1h is out of range; use 100ms to 10m"},
+		{"fencing required", "pairs:", "fencing: {required: true}\npairs:", "x.yaml:6:11: fencing.required: it is required, but there is no command"},
+		{"path", `{name: a, address: "198.51.100.1:7420"}`, `{name: a, address: "198.51.100.1:7420", paths: [203.0.113.1]}`, `pairs[0].nodes[0].paths[0]: "203.0.113.1" is not an address with a port`},
+		{"path twice", `{name: a, address: "198.51.100.1:7420"}`, `{name: a, address: "198.51.100.1:7420", paths: ["198.51.100.1:7420"]}`, `pairs[0].nodes[0].paths[0]: "198.51.100.1:7420" is listed twice`},
+		{"domain", "pairs:", "domain: " + strings.Repeat("x", 65) + "\npairs:", "is not the name of a failure domain; use a word such as rack1"},
 		{"relative path", "path: /var", "path: var", `arbiter.file.path: "var/lib/colod/arbiter" is not an absolute path; write the path from / on`},
 		{"hold", "name: guest1", "name: guest1\n    hold: {min: 50ms, max: 10ms}", "pairs[0].hold.max: 10ms is less than hold.min, 50ms; write a larger one"},
 		{"no YAML", "tls: {ca", "tls: {{ca", "x.yaml:3:"},
@@ -127,6 +145,75 @@ func TestProblems(t *testing.T) {
 				t.Errorf("error:\n%v\nwant one with:\n%s", err, c.want)
 			}
 		})
+	}
+}
+
+// TestEtcd: the other arbiter of the example can be used, too; files that are not named are those of tls.
+func TestEtcd(t *testing.T) {
+	text := Example()
+	from, to := strings.Index(text, "\n  file:\n"), strings.Index(text, "\n  # Instead of file")
+	if from < 0 || to < from {
+		t.Fatalf("example: %s", text)
+	}
+	var lines []string
+	for line := range strings.Lines(text[:from] + text[to:]) {
+		if body, ok := strings.CutPrefix(strings.TrimLeft(line, " "), "## "); ok {
+			line = line[:len(line)-len(strings.TrimLeft(line, " "))] + body
+		}
+		lines = append(lines, line)
+	}
+	c, err := Parse("/etc/colod/colod.yaml", []byte(strings.Join(lines, "")))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, strings.Join(lines, ""))
+	}
+	want := &EtcdArbiter{
+		Endpoints: []string{"https://198.51.100.11:2379", "https://198.51.100.12:2379", "https://198.51.100.13:2379"},
+		CA:        "/etc/colod/ca.pem", Cert: "/etc/colod/a.pem", Key: "/etc/colod/a.key", Prefix: "/colod/", Timeout: Duration(3 * time.Second),
+	}
+	if d := cmp.Diff(want, c.Arbiter.Etcd); d != "" || c.Arbiter.File != nil {
+		t.Errorf("arbiter (-want +got):\n%s", d)
+	}
+	own := strings.Replace(good, "{file: {path: /var/lib/colod/arbiter}}", "{etcd: {endpoints: [\"https://h:2379\"], ca: /e/ca, cert: c, key: k, prefix: /x, timeout: 1s}}", 1)
+	if c, err = Parse("/etc/colod/colod.yaml", []byte(own)); err != nil {
+		t.Fatal(err)
+	}
+	if e := c.Arbiter.Etcd; e.CA != "/e/ca" || e.Cert != "/etc/colod/c" || e.Key != "/etc/colod/k" || e.Prefix != "/x" {
+		t.Errorf("values: %+v", e)
+	}
+	spare := strings.Replace(own[:strings.Index(own, "pairs:")], "node: a", "node: c\nspare: {bridge: br0}\npairs: []", 1)
+	if c, err = Parse("/etc/colod/colod.yaml", []byte(spare)); err != nil || c.Spare.Tap != "colod" {
+		t.Errorf("spare: %v", err)
+	}
+	if _, err = Parse("x.yaml", []byte(strings.Replace(spare, "spare: {bridge: br0}\n", "", 1))); err == nil || !strings.Contains(err.Error(), "or make this node a spare") {
+		t.Errorf("no pairs: %v", err)
+	}
+}
+
+// TestSeveralNodes: a pair may list more than two nodes, with several paths.
+func TestSeveralNodes(t *testing.T) {
+	three := strings.Replace(good, `{name: a, address: "198.51.100.1:7420"}`, `{name: a, address: "198.51.100.1:7420", paths: ["203.0.113.1:7421"]}, {name: c, address: "198.51.100.3:7420"}`, 1)
+	c, err := Parse("x.yaml", []byte(three))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &c.Pairs[0]
+	if d := cmp.Diff([]string{"c", "b"}, p.Peers("a")); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"198.51.100.1:7420", "203.0.113.1:7421"}, p.NodeOf("a").Addresses()); d != "" {
+		t.Error(d)
+	}
+	if p.NodeOf("z").Addresses() != nil {
+		t.Error("a node that is not listed has addresses")
+	}
+	two := three + strings.NewReplacer("guest1", "guest2", "vm0", "vm1", "34:56", "34:57").Replace(good[strings.Index(good, "  - name"):])
+	_, err = Parse("x.yaml", []byte(two))
+	if want := `pairs[1].nodes[0].paths: [] are not what pairs[0].nodes[0].paths says of node "a"`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	_, err = Parse("x.yaml", []byte(strings.Replace(two, `{name: b, address: "198.51.100.2:7420"}]`, `{name: b, address: "198.51.100.9:7420"}]`, 1)))
+	if want := `pairs[1].nodes[1].address: "198.51.100.2:7420" is not what pairs[0].nodes[2].address says of node "b": "198.51.100.9:7420"`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %s", err, want)
 	}
 }
 
@@ -202,7 +289,7 @@ func TestSchema(t *testing.T) {
 	if d := cmp.Diff([]string{"node", "listen", "tls", "arbiter", "pairs"}, s.Required); d != "" {
 		t.Errorf("required: %s", d)
 	}
-	if len(s.Properties["pairs"].Items.Properties) != 9 {
+	if len(s.Properties["pairs"].Items.Properties) != len(fieldsOf(reflect.TypeFor[Pair]())) {
 		t.Errorf("pairs have the keys %v", s.Properties["pairs"].Items.Properties)
 	}
 }

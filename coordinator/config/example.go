@@ -12,7 +12,7 @@ import (
 // defaults.
 func Example() string {
 	var b strings.Builder
-	b.WriteString("# Configuration of colod. Keys behind a # show their defaults.\n")
+	b.WriteString("# Configuration of colod. Keys behind a # show their defaults, keys behind ## another choice.\n")
 	writeExample(&b, reflect.TypeFor[Config](), 0, false, "# ")
 	return b.String()
 }
@@ -41,6 +41,14 @@ func writeExample(b *strings.Builder, t reflect.Type, depth int, item bool, off 
 			fmt.Fprintf(b, "%s# %s\n", pad, doc)
 		}
 		switch {
+		case f.sf.Tag.Get("other") == "true":
+			// The other of two: with two signs, so that taking one kind of sign off leaves a file that can be used.
+			fmt.Fprintf(b, "%s## %s:\n", lead, f.name)
+			var in strings.Builder
+			writeExample(&in, ft, depth+1, false, "")
+			for line := range strings.Lines(in.String()) {
+				b.WriteString(pad + "## " + strings.TrimPrefix(line, pad))
+			}
 		case ft.Kind() == reflect.Struct:
 			if f.sf.Tag.Get("required") != "true" && f.sf.Type.Kind() != reflect.Pointer {
 				fmt.Fprintf(b, "%s# %s:\n", lead, f.name)
@@ -60,6 +68,8 @@ func writeExample(b *strings.Builder, t reflect.Type, depth int, item bool, off 
 				p := strings.Repeat("  ", depth+1)
 				fmt.Fprintf(b, "%s- name: b\n%s  address: 198.51.100.2:7420\n", p, p)
 			}
+		case ft.Kind() == reflect.Slice && f.sf.Tag.Get("required") == "true":
+			fmt.Fprintf(b, "%s%s: %s\n", lead, f.name, f.sf.Tag.Get("example"))
 		case ft.Kind() == reflect.Slice:
 			fmt.Fprintf(b, "%s%s%s: []\n", lead, off, f.name)
 		case ft.Kind() == reflect.Map:

@@ -3,11 +3,19 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+)
+
+// Bounds of what one colod serves.
+const (
+	maxNodes = 16 // of a pair
+	maxPaths = 7  // of a node, beside its address
 )
 
 var (
@@ -80,9 +88,11 @@ func validate(c *Config, d *decoder) {
 	}
 	ck.heartbeat(c.Heartbeat)
 	ck.arbiter(c.Arbiter)
-	if ck.has("pairs") && len(c.Pairs) == 0 {
-		ck.bad("pairs", "the list is empty", "describe at least one pair")
+	if len(c.Domain) > 64 || strings.ContainsAny(c.Domain, "\n\t\x00") {
+		ck.bad("domain", fmt.Sprintf("%q is not the name of a failure domain", c.Domain), "use a word such as rack1, at most 64 characters")
 	}
+	ck.spare(c)
+	ck.fencing(&c.Fencing, "fencing")
 	ck.pairs(c)
 }
 
@@ -127,14 +137,93 @@ func (ck checker) arbiter(a Arbiter) {
 	if !ck.has("arbiter") {
 		return
 	}
-	if a.File == nil {
-		ck.bad("arbiter", "no kind of arbiter is given", "add file: {path: /var/lib/colod/arbiter}")
+	switch {
+	case a.File == nil && a.Etcd == nil:
+		ck.bad("arbiter", "no kind of arbiter is given", "add file: {path: /var/lib/colod/arbiter} or etcd: {endpoints: [\"https://198.51.100.11:2379\"]}")
 		return
+	case a.File != nil && a.Etcd != nil:
+		ck.bad("arbiter", "two arbiters are given, file and etcd", "keep one of them, the same on all nodes")
 	}
-	if ck.has("arbiter.file.path") && !filepath.IsAbs(a.File.Path) {
+	if a.File != nil && ck.has("arbiter.file.path") && !filepath.IsAbs(a.File.Path) {
 		ck.bad("arbiter.file.path", fmt.Sprintf("%q is not an absolute path", a.File.Path), "write the path from / on")
 	}
+	if a.Etcd != nil {
+		ck.etcd(a.Etcd)
+	}
 }
+
+var prefixForm = regexp.MustCompile(`^(/[A-Za-z0-9._-]+)+/?$`)
+
+// maxEndpoints is as in package arbiter/etcd.
+const maxEndpoints = 16
+
+func (ck checker) etcd(e *EtcdArbiter) {
+	const key = "arbiter.etcd"
+	if ck.has(key+".endpoints") && (len(e.Endpoints) == 0 || len(e.Endpoints) > maxEndpoints) {
+		ck.bad(key+".endpoints", fmt.Sprintf("%d endpoints are listed", len(e.Endpoints)), fmt.Sprintf("list 1 to %d client URLs of the members, such as https://198.51.100.11:2379", maxEndpoints))
+	}
+	for i, text := range e.Endpoints {
+		k := fmt.Sprintf("%s.endpoints[%d]", key, i)
+		if !ck.has(k) {
+			continue
+		}
+		u, err := url.Parse(text)
+		switch {
+		case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.Port() == "" ||
+			(u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil:
+			ck.bad(k, fmt.Sprintf("%q is not an endpoint", text), "write https://host:port and nothing else")
+		case u.Scheme == "http":
+			ck.bad(k, fmt.Sprintf("%q is without TLS: anybody on the network could decide who speaks", text), "write https, and give the members certificates (etcd --cert-file, --key-file, --trusted-ca-file, --client-cert-auth)")
+		case indexOf(e.Endpoints[:i], text) >= 0:
+			ck.bad(k, fmt.Sprintf("%q is listed twice", text), "list each member once")
+		}
+	}
+	if (e.Cert == "") != (e.Key == "") {
+		ck.bad(key, "cert and key go together, and only one of them is given", "give both, or neither to use those of tls")
+	}
+	if ck.has(key+".prefix") && !prefixForm.MatchString(e.Prefix) {
+		ck.bad(key+".prefix", fmt.Sprintf("%q is not a prefix of keys", e.Prefix), "write for example /colod/")
+	}
+	if e.Timeout.D() < 100*time.Millisecond || e.Timeout.D() > time.Minute {
+		ck.bad(key+".timeout", fmt.Sprintf("%s is out of range", e.Timeout), "use 100ms to 1m")
+	}
+}
+
+func (ck checker) spare(c *Config) {
+	if c.Spare.Bridge == "" {
+		if len(c.Pairs) == 0 && ck.has("pairs") {
+			ck.bad("pairs", "the list is empty", "describe at least one pair, or make this node a spare (spare: {bridge: br0})")
+		}
+		return
+	}
+	ck.ifname("spare.bridge", c.Spare.Bridge, "", 15)
+	// The tap's name is followed by a number of two digits, the uplink's by "up" and its port's by "br".
+	ck.ifname("spare.tap", c.Spare.Tap, "", 6)
+	if c.Arbiter.Etcd == nil && c.Arbiter.File != nil {
+		ck.bad("spare", "a spare node needs the arbiter etcd, which holds the pairs' descriptions", "use arbiter: {etcd: ...}, or remove the key and list the node in the pairs")
+	}
+}
+
+func (ck checker) fencing(f *Fencing, key string) {
+	for i, a := range f.Command {
+		if i == 0 && a == "" {
+			ck.bad(fmt.Sprintf("%s.command[0]", key), "the program's name is empty", "write its path")
+		}
+		for _, m := range placeholder.FindAllString(a, -1) {
+			if m != "{node}" && m != "{pair}" {
+				ck.bad(fmt.Sprintf("%s.command[%d]", key, i), fmt.Sprintf("%q is not known", m), "use {node} or {pair}")
+			}
+		}
+	}
+	if f.Timeout.D() < 100*time.Millisecond || f.Timeout.D() > 10*time.Minute {
+		ck.bad(key+".timeout", fmt.Sprintf("%s is out of range", f.Timeout), "use 100ms to 10m")
+	}
+	if f.Required && !f.Used() {
+		ck.bad(key+".required", "it is required, but there is no command", "add the command, or remove the key")
+	}
+}
+
+var placeholder = regexp.MustCompile(`\{[a-z]*\}`)
 
 func (ck checker) pairs(c *Config) {
 	names := map[string]int{}
@@ -156,6 +245,32 @@ func (ck checker) pairs(c *Config) {
 		ck.network(p, key, devices, macs)
 		ck.vm(p, key)
 		ck.timing(p, key)
+		ck.fencing(&p.Fencing, key+".fencing")
+	}
+	ck.sameNodes(c)
+}
+
+// sameNodes: a node has the same addresses wherever it is listed.
+func (ck checker) sameNodes(c *Config) {
+	type first struct {
+		key  string
+		node PairNode
+	}
+	seen := map[string]first{}
+	for i := range c.Pairs {
+		for j, n := range c.Pairs[i].Nodes {
+			key := fmt.Sprintf("pairs[%d].nodes[%d]", i, j)
+			f, again := seen[n.Name]
+			switch {
+			case n.Name == "":
+			case !again:
+				seen[n.Name] = first{key, n}
+			case f.node.Address != n.Address:
+				ck.bad(key+".address", fmt.Sprintf("%q is not what %s.address says of node %q: %q", n.Address, f.key, n.Name, f.node.Address), "write the same address in both places")
+			case !slices.Equal(f.node.Paths, n.Paths):
+				ck.bad(key+".paths", fmt.Sprintf("%q are not what %s.paths says of node %q: %q", n.Paths, f.key, n.Name, f.node.Paths), "write the same list in both places")
+			}
+		}
 	}
 }
 
@@ -164,14 +279,24 @@ func (ck checker) pairNodes(c *Config, p *Pair, key string) {
 	if !ck.has(nk) {
 		return
 	}
-	if len(p.Nodes) != 2 {
-		ck.bad(nk, fmt.Sprintf("%d nodes are listed", len(p.Nodes)), "list the two nodes of the pair")
+	if len(p.Nodes) < 2 || len(p.Nodes) > maxNodes {
+		ck.bad(nk, fmt.Sprintf("%d nodes are listed", len(p.Nodes)), fmt.Sprintf("list the nodes of the pair, 2 to %d", maxNodes))
 	}
 	seen := map[string]bool{}
 	for j, n := range p.Nodes {
 		k := fmt.Sprintf("%s[%d]", nk, j)
 		ck.node(k+".name", n.Name)
 		ck.address(k+".address", n.Address)
+		for l, path := range n.Paths {
+			pk := fmt.Sprintf("%s.paths[%d]", k, l)
+			ck.address(pk, path)
+			if path == n.Address || indexOf(n.Paths[:l], path) >= 0 {
+				ck.bad(pk, fmt.Sprintf("%q is listed twice", path), "name each network's address once; address is the first path by itself")
+			}
+		}
+		if len(n.Paths) > maxPaths {
+			ck.bad(k+".paths", fmt.Sprintf("%d paths are listed", len(n.Paths)), fmt.Sprintf("list at most %d", maxPaths))
+		}
 		if n.Name != "" && seen[n.Name] {
 			ck.bad(k+".name", fmt.Sprintf("node %q is listed twice", n.Name), "a pair needs two different nodes")
 		}
