@@ -190,7 +190,10 @@ func (r *primary) release(p *Proxy, rel *compare.Release) {
 		return
 	}
 	if rel.Last {
-		p.hold.add(time.Duration(rel.Held))
+		p.hold.Add(time.Duration(rel.Held))
+		if rel.Reason == compare.WhyAgreed {
+			p.agreed.Add(time.Duration(rel.Held))
+		}
 		p.upTX.add(head, payload, rel.F)
 	} else {
 		p.upTX.add(head, payload, nil)

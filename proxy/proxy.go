@@ -12,6 +12,7 @@ import (
 
 	"colod/compare"
 	"colod/internal/frame"
+	"colod/internal/loghist"
 	"colod/proxy/afpacket"
 )
 
@@ -149,7 +150,8 @@ type Proxy struct {
 	linkPaused bool
 
 	stats      Stats
-	hold       holdHist
+	hold       loghist.Hist // of every frame of the guest that was released
+	agreed     loghist.Hist // of those that both sides had said
 	houseKeep  int64
 	busyUntil  int64
 	rxBufs     [][]byte
@@ -412,10 +414,13 @@ func (p *Proxy) call(ctx context.Context, fn func(reply func(error))) error {
 // Stats returns counters; see Stats.
 func (p *Proxy) Stats() Stats {
 	ch := make(chan Stats, 1)
+	delay, hold := new(loghist.Hist), new(loghist.Hist) // made here, so that the thread only copies
 	if !p.th.post(func() {
 		s := p.stats
 		s.Role, s.Mode = p.role.String(), p.mode.String()
-		s.HoldP50, s.HoldP99 = p.hold.quantile(0.5), p.hold.quantile(0.99)
+		*delay, *hold = p.hold, p.agreed
+		s.Delay, s.Hold = delay, hold
+		s.HoldP50, s.HoldP99 = p.hold.Quantile(0.5), p.hold.Quantile(0.99)
 		s.Rewritten = len(p.front.flows)
 		s.Held = p.pool.lent()
 		if p.link != nil {
@@ -466,6 +471,8 @@ type Stats struct {
 	LinkOut        uint64
 	HoldP50        time.Duration // from the kernel's receipt to the release
 	HoldP99        time.Duration
+	Delay          *loghist.Hist // the same of every released frame: what clients wait for colod
+	Hold           *loghist.Hist // of frames released since both sides said them: how long the wait for the other side is
 	Budget         time.Duration
 	Rewritten      int // connections that lived through a takeover
 	Held           int // frames held now

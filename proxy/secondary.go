@@ -9,12 +9,13 @@ import (
 	"colod/compare"
 	"colod/internal/frame"
 	"colod/proxy/afpacket"
+	"colod/proxy/inputlog"
 )
 
 // secondary is the side whose guest runs along, unheard.
 type secondary struct {
 	desc *compare.Describer
-	log  *inputLog
+	log  *inputlog.Log
 	// inherited are the offsets of connections that lived through earlier
 	// takeovers: from the primary's guest to the client.
 	inherited map[frame.FlowKey]compare.Front
@@ -99,7 +100,7 @@ func (p *Proxy) startSecondary(link *Link, s Session) error {
 func newSecondary(d *compare.Describer, tapFD int) *secondary {
 	return &secondary{
 		desc:      d,
-		log:       newInputLog(),
+		log:       inputlog.New(),
 		inherited: make(map[frame.FlowKey]compare.Front),
 		tapFD:     tapFD,
 		keys:      make(map[uint32]frame.FlowKey),
@@ -127,7 +128,7 @@ func (s *secondary) output(p *Proxy, f *compare.Frame) {
 
 func (s *secondary) describe(p *Proxy, f *compare.Frame) {
 	if f.P.Kind == frame.KindTCP && f.P.Flags&frame.ACK != 0 {
-		s.log.guestAcked(f.P.Key(true), f.P.Ack)
+		s.log.GuestAcked(f.P.Key(true), f.P.Ack)
 	}
 	s.desc.Secondary(p.nowMono, f)
 }
@@ -162,7 +163,7 @@ func (s *secondary) watermark(p *Proxy, w compare.Watermark) {
 		key, ok = s.oldKeys[w.Flow]
 	}
 	if ok {
-		s.log.released(p.nowMono, key, w.Ack)
+		s.log.Released(p.nowMono, key, w.Ack)
 	}
 }
 
@@ -188,7 +189,7 @@ func (s *secondary) deliver(p *Proxy, buf []byte) {
 	frame.Parse(buf, &pd)
 	s.desc.Input(p.nowMono, &pd)
 	key := pd.Key(false)
-	s.log.add(p.nowMono, key, &pd, buf)
+	s.log.Add(p.nowMono, key, &pd, buf)
 	s.inject(p, key, &pd, buf)
 }
 
@@ -207,7 +208,7 @@ func (s *secondary) inject(p *Proxy, key frame.FlowKey, pd *frame.Parsed, buf []
 // replay gives the guest again what it may not have.
 func (s *secondary) replay(p *Proxy) {
 	var pd frame.Parsed
-	s.log.replay(func(buf []byte) {
+	s.log.Replay(p.nowMono, func(buf []byte) {
 		f := p.pool.get(len(buf))
 		if f == nil {
 			return
@@ -260,7 +261,7 @@ func (s *secondary) resumed(p *Proxy, at int64) {
 	s.inCkpt, s.resumeAt = false, at
 	s.act(p)
 	s.desc.Reset(p.nowMono)
-	s.log.checkpoint(p.nowMono)
+	s.log.Checkpoint(p.nowMono)
 	s.oldKeys, s.keys = s.keys, make(map[uint32]frame.FlowKey)
 	if p.link != nil {
 		p.link.mark(msgCkptDone, s.epoch)
