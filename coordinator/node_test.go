@@ -52,6 +52,8 @@ type testPair struct {
 	addr  map[string]string
 	nodes map[string]*testNode
 	extra string // further lines of the pair's configuration
+	// arbiterText is the arbiter in the configuration, a file if it is empty.
+	arbiterText string
 
 	arbiter arbiter.Arbiter // nil: the configured one
 }
@@ -124,6 +126,10 @@ func (p *testPair) writeCerts(node, name string, ca *certs.Authority) {
 func (p *testPair) config(node string) *config.Config {
 	p.t.Helper()
 	dir := filepath.Join(p.dir, node)
+	arb := p.arbiterText
+	if arb == "" {
+		arb = fmt.Sprintf("{file: {path: %s/arbiter}}", p.dir)
+	}
 	text := fmt.Sprintf(`
 node: %s
 listen: %s
@@ -131,13 +137,13 @@ tls: {ca: tls/ca.pem, cert: tls/node.pem, key: tls/node.key}
 state_dir: %s/state
 run_dir: %s/run
 heartbeat: {interval: 20ms, timeout: 1s}
-arbiter: {file: {path: %s/arbiter}}
+arbiter: %s
 pairs:
   - name: g
     nodes: [{name: a, address: "%s"}, {name: b, address: "%s"}]
     network: {bridge: br0, tap: vm0, mac: "52:54:00:12:34:56"}
     vm: {memory: 64M, grace: 1s}
-%s`, node, p.addr[node], dir, dir, p.dir, p.addr["a"], p.addr["b"], p.extra)
+%s`, node, p.addr[node], dir, dir, arb, p.addr["a"], p.addr["b"], p.extra)
 	cfg, err := config.Parse(filepath.Join(dir, "colod.yaml"), []byte(text))
 	if err != nil {
 		p.t.Fatal(err)
