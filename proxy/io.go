@@ -316,7 +316,7 @@ func (p *Proxy) readUplinkUntil(at int64) bool {
 func (p *Proxy) inputByUs(buf []byte) {
 	var pd frame.Parsed
 	frame.Parse(buf, &pd)
-	p.front.in(p.nowMono, buf, &pd)
+	p.front.In(p.nowMono, buf, &pd)
 	if p.role != roleOrphan {
 		p.tapTX.add(nil, buf, nil)
 	} else if p.link != nil && p.link.backlog() < softBacklog {
@@ -339,7 +339,7 @@ func (p *Proxy) deviceError(err error) {
 
 // releaseAlone sends a frame of a guest that runs unprotected.
 func (p *Proxy) releaseAlone(f *compare.Frame) {
-	p.front.out(p.nowMono, f.Buf, &f.P, f.P.Len())
+	p.front.Out(p.nowMono, f.Buf, &f.P, f.P.Len())
 	p.stats.Alone++
 	p.countRelease(len(f.Buf))
 	p.upTX.add(nil, f.Buf, f)

@@ -51,10 +51,10 @@ func (p *Proxy) startPrimary(link *Link, s Session) error {
 	if err == nil {
 		err = p.openUplinkTX()
 	}
-	if err == nil && len(p.front.flows) > 0 {
+	if err == nil && p.front.Len() > 0 {
 		err = p.openUplinkRX()
 	}
-	if err == nil && len(p.front.flows) > 0 {
+	if err == nil && p.front.Len() > 0 {
 		err = p.openTapTX()
 	}
 	if err != nil {
@@ -76,10 +76,8 @@ func (p *Proxy) startPrimary(link *Link, s Session) error {
 	pri.budget = min(max(4*p.opt.HoldMin, p.opt.HoldMin), p.opt.HoldMax)
 	pri.engine = compare.NewEngine(compare.Config{Key: s.Key, Hold: pri.budget})
 	p.pri, p.role = pri, rolePrimary
-	for key, e := range p.front.flows {
-		link.frontEntry(key, e.seqOff, e.tsOff)
-	}
-	p.front.gone = p.front.gone[:0]
+	p.front.Each(link.frontEntry)
+	p.front.Gone()
 	return nil
 }
 
@@ -126,13 +124,11 @@ func (r *primary) act(p *Proxy) {
 			p.link.engineMessage(&out.Messages[i])
 		}
 	}
-	if len(p.front.gone) > 0 {
-		for i := range p.front.gone {
-			if p.link != nil {
-				p.link.frontGone(&p.front.gone[i])
-			}
+	gone := p.front.Gone()
+	for i := range gone {
+		if p.link != nil {
+			p.link.frontGone(&gone[i])
 		}
-		p.front.gone = p.front.gone[:0]
 	}
 	for i := range out.Divergences {
 		d := &out.Divergences[i]
@@ -171,7 +167,7 @@ func (r *primary) release(p *Proxy, rel *compare.Release) {
 		payload = rel.F.Buf[rel.Payload[0]:rel.Payload[1]]
 		n += len(payload)
 	}
-	if len(p.front.flows) > 0 {
+	if p.front.Len() > 0 {
 		p.frontOut(rel, head, payload)
 	}
 	switch rel.Reason {
@@ -206,9 +202,9 @@ func (p *Proxy) frontOut(rel *compare.Release, head, payload []byte) {
 	case rel.F == nil:
 		var pd frame.Parsed
 		frame.Parse(head, &pd)
-		p.front.out(p.nowMono, head, &pd, pd.Len())
+		p.front.Out(p.nowMono, head, &pd, pd.Len())
 	case len(head) == 0:
-		p.front.out(p.nowMono, payload, &rel.F.P, rel.F.P.Len())
+		p.front.Out(p.nowMono, payload, &rel.F.P, rel.F.P.Len())
 	case rel.F.P.Kind == frame.KindTCP:
 		// The head of a part: the geometry is the frame's, the numbers are its own.
 		pd := rel.F.P
@@ -218,7 +214,7 @@ func (p *Proxy) frontOut(rel *compare.Release, head, payload []byte) {
 		if pd.HasTS {
 			pd.TSVal, pd.TSEcr = be.Uint32(head[pd.TSOff:]), be.Uint32(head[pd.TSOff+4:])
 		}
-		p.front.out(p.nowMono, head, &pd, len(payload))
+		p.front.Out(p.nowMono, head, &pd, len(payload))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"colod/internal/frame"
 	"colod/internal/loghist"
 	"colod/proxy/afpacket"
+	"colod/proxy/front"
 )
 
 // Mode is what the kernel does with the frames of a guest's path. The values are
@@ -136,7 +137,7 @@ type Proxy struct {
 	role  role
 	mode  Mode // 0: not set by us yet
 	pool  pool
-	front *front
+	front *front.Table
 	addrs addresses
 
 	tapRX, upRX *rx
@@ -185,7 +186,7 @@ func Open(opt Options) (*Proxy, error) {
 		return nil, fmt.Errorf("open proxy: %w", err)
 	}
 	p := &Proxy{
-		opt: opt, log: opt.Log, th: th, front: newFront(),
+		opt: opt, log: opt.Log, th: th, front: front.New(),
 		few:    opt.Log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
 		rxBufs: make([][]byte, rxBatch),
 		rxMeta: make([]afpacket.Meta, rxBatch),
@@ -321,14 +322,14 @@ func (p *Proxy) housekeeping() {
 	if p.role == roleOrphan && p.nowMono > p.orphanEnd {
 		p.silence()
 	}
-	if p.role == roleSolo && p.mode != Pass && p.nowMono > p.kernelAt && p.front.expire(p.nowMono) {
+	if p.role == roleSolo && p.mode != Pass && p.nowMono > p.kernelAt && p.front.Expire(p.nowMono) {
 		was := p.mode
 		if err := p.toKernel(); err != nil {
 			p.log.Error().Err(err).Msg("give the traffic back to the kernel")
 		} else if was == StealBoth {
 			p.opt.Events(FrontGone{})
 		}
-	} else if p.role == rolePrimary && p.mode == StealBoth && len(p.front.flows) == 0 {
+	} else if p.role == rolePrimary && p.mode == StealBoth && p.front.Len() == 0 {
 		if err := p.inputToKernel(); err != nil {
 			p.log.Error().Err(err).Msg("give the input back to the kernel")
 		} else {
@@ -421,7 +422,7 @@ func (p *Proxy) Stats() Stats {
 		*delay, *hold = p.hold, p.agreed
 		s.Delay, s.Hold = delay, hold
 		s.HoldP50, s.HoldP99 = p.hold.Quantile(0.5), p.hold.Quantile(0.99)
-		s.Rewritten = len(p.front.flows)
+		s.Rewritten = p.front.Len()
 		s.Held = p.pool.lent()
 		if p.link != nil {
 			s.addLink(p.link)

@@ -9,6 +9,7 @@ import (
 	"colod/compare"
 	"colod/internal/frame"
 	"colod/proxy/afpacket"
+	"colod/proxy/front"
 	"colod/proxy/inputlog"
 )
 
@@ -76,7 +77,7 @@ func (p *Proxy) startSecondary(link *Link, s Session) error {
 	}
 	p.dropRoles()
 	p.closeSockets()
-	p.front = newFront()
+	p.front = front.New()
 	p.addrs.init()
 	err := p.openTap(false)
 	if err == nil {
@@ -197,7 +198,7 @@ func (s *secondary) deliver(p *Proxy, buf []byte) {
 func (s *secondary) inject(p *Proxy, key frame.FlowKey, pd *frame.Parsed, buf []byte) {
 	if pd.Kind == frame.KindTCP {
 		if seqOff, tsOff, ok := s.desc.Translate(key); ok && (seqOff|tsOff) != 0 {
-			toGuest(seqOff, tsOff).Rewrite(buf, pd)
+			front.ToGuest(seqOff, tsOff).Rewrite(buf, pd)
 		}
 	}
 	p.stats.Injected++
@@ -366,12 +367,12 @@ func (p *Proxy) promote() error {
 		}
 	}
 	unreleased, flows := s.desc.Promote(p.nowMono)
-	p.front = newFront()
+	p.front = front.New()
 	for _, f := range s.inherited {
-		p.front.add(p.nowMono, f)
+		p.front.Add(p.nowMono, f)
 	}
 	for _, f := range flows {
-		p.front.add(p.nowMono, f)
+		p.front.Add(p.nowMono, f)
 	}
 	// The way in is open before the first word goes out: a client may answer at once.
 	if err := p.carry(); err != nil {

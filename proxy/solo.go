@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"colod/proxy/afpacket"
+	"colod/proxy/front"
 )
 
 // kernelAfter is how long (ns) a speaker that lost its peer carries its guest's frames itself before the kernel
@@ -21,7 +22,7 @@ func (p *Proxy) Solo(ctx context.Context) error {
 			}
 			p.role = roleSolo
 			err := p.carry()
-			if err == nil && len(p.front.flows) == 0 {
+			if err == nil && p.front.Len() == 0 {
 				err = p.toKernel()
 			}
 			reply(err)
@@ -35,8 +36,8 @@ func (p *Proxy) Solo(ctx context.Context) error {
 // proxy has carried frames it goes on to do so, and it must where connections are rewritten.
 func (p *Proxy) carry() error {
 	p.kernelAt = p.nowMono + kernelAfter
-	p.front.expire(p.nowMono)
-	rewritten := len(p.front.flows) > 0
+	p.front.Expire(p.nowMono)
+	rewritten := p.front.Len() > 0
 	if !rewritten && p.tapRX == nil {
 		return nil // toKernel is all that is needed
 	}
@@ -176,6 +177,6 @@ func (p *Proxy) silence() {
 	}
 	p.dropRoles()
 	p.closeSockets()
-	p.front = newFront()
+	p.front = front.New()
 	p.role = roleMuted
 }

@@ -10,6 +10,7 @@ import (
 	"colod/compare"
 	"colod/internal/frame"
 	"colod/proxy/afpacket"
+	"colod/proxy/front"
 )
 
 // randomDescriptor makes what a describer could send.
@@ -168,7 +169,7 @@ func (*sink) Close() error   { return nil }
 
 // bareProxy is a Proxy without thread, sockets or peer.
 func bareProxy(r role) *Proxy {
-	p := &Proxy{front: newFront(), role: r, link: &Link{t: &transport{fd: -1}}, tapTX: &outq{tx: &sink{}}, upTX: &outq{tx: &sink{}}}
+	p := &Proxy{front: front.New(), role: r, link: &Link{t: &transport{fd: -1}}, tapTX: &outq{tx: &sink{}}, upTX: &outq{tx: &sink{}}}
 	p.opt.Events = func(Event) {}
 	p.addrs.init()
 	switch r {

@@ -60,7 +60,6 @@ type flow struct {
 }
 
 // New makes an empty log.
-// New makes an empty log.
 func New() *Log { return &Log{flows: make(map[frame.FlowKey]*flow)} }
 
 // Bytes is the size of the frames in the log.

@@ -1,4 +1,4 @@
-package proxy
+package front
 
 import (
 	"net"
@@ -61,26 +61,26 @@ func reparse(t *testing.T, b []byte) *frame.Parsed {
 
 // TestInvariant4Rewriting: after a takeover both directions are rewritten, for the life of the connection.
 func TestInvariant4Rewriting(t *testing.T) {
-	f := newFront()
+	f := New()
 	b, p := tcpFrame(t, true, layers.TCP{Seq: 1000, Ack: 5000, Window: 100, Options: timestamps(77, 33)}, []byte("hello"))
 	key := p.Key(true)
-	f.add(0, compare.Front{Key: key, SeqOff: 0xfffffff0, TSOff: 1000, HasTS: true, LastTS: 1000})
-	f.out(1, b, p, p.Len())
+	f.Add(0, compare.Front{Key: key, SeqOff: 0xfffffff0, TSOff: 1000, HasTS: true, LastTS: 1000})
+	f.Out(1, b, p, p.Len())
 	seqOff := uint32(0xfffffff0)
 	if got := reparse(t, b); got.Seq != frame.Num(1000+seqOff) || got.Ack != 5000 || got.TSVal != 1077 || got.TSEcr != 33 {
 		t.Errorf("out: seq %d ack %d ts %d %d", got.Seq, got.Ack, got.TSVal, got.TSEcr)
 	}
 	b, p = tcpFrame(t, false, layers.TCP{Seq: 5000, Ack: 1000 + seqOff + 5, Window: 100, Options: timestamps(34, 1077)}, nil)
-	f.in(2, b, p)
+	f.In(2, b, p)
 	if got := reparse(t, b); got.Seq != 5000 || got.Ack != 1005 || got.TSVal != 34 || got.TSEcr != 77 {
 		t.Errorf("in: seq %d ack %d ts %d %d", got.Seq, got.Ack, got.TSVal, got.TSEcr)
 	}
 	// A second takeover: the offsets add up.
-	f2 := newFront()
-	f2.add(3, compare.Front{Key: key, SeqOff: 0xfffffff0, TSOff: 1000})
-	f2.add(3, compare.Front{Key: key, SeqOff: 0x20, TSOff: 5})
+	f2 := New()
+	f2.Add(3, compare.Front{Key: key, SeqOff: 0xfffffff0, TSOff: 1000})
+	f2.Add(3, compare.Front{Key: key, SeqOff: 0x20, TSOff: 5})
 	b, p = tcpFrame(t, true, layers.TCP{Seq: 0, Options: timestamps(1, 0)}, nil)
-	f2.out(4, b, p, 0)
+	f2.Out(4, b, p, 0)
 	if got := reparse(t, b); got.Seq != 0x10 || got.TSVal != 1006 {
 		t.Errorf("second takeover: seq %d ts %d", got.Seq, got.TSVal)
 	}
@@ -88,13 +88,13 @@ func TestInvariant4Rewriting(t *testing.T) {
 
 // TestInvariant4Timestamps: no client sees time run backwards (RFC 7323 section 5).
 func TestInvariant4Timestamps(t *testing.T) {
-	f := newFront()
+	f := New()
 	_, p := tcpFrame(t, true, layers.TCP{Options: timestamps(1, 1)}, nil)
-	f.add(0, compare.Front{Key: p.Key(true), HasTS: true, LastTS: 500})
+	f.Add(0, compare.Front{Key: p.Key(true), HasTS: true, LastTS: 500})
 	last := uint32(500)
 	for ts := uint32(480); ts < 520; ts++ {
 		b, p := tcpFrame(t, true, layers.TCP{Options: timestamps(ts, 1)}, nil)
-		f.out(1, b, p, 0)
+		f.Out(1, b, p, 0)
 		got := reparse(t, b)
 		if int32(got.TSVal-last) < 0 {
 			t.Fatalf("timestamp %d after %d", got.TSVal, last)
@@ -104,39 +104,39 @@ func TestInvariant4Timestamps(t *testing.T) {
 	if last != 519 {
 		t.Errorf("the guest's own time 519 is sent as %d", last)
 	}
-	if !f.expire(2) {
+	if !f.Expire(2) {
 		t.Error("a connection that needs no rewriting any more is still in the table")
 	}
 }
 
 func TestFrontForgetsClosedConnections(t *testing.T) {
-	f := newFront()
+	f := New()
 	_, p := tcpFrame(t, true, layers.TCP{}, nil)
 	key := p.Key(true)
-	f.add(0, compare.Front{Key: key, SeqOff: 7})
+	f.Add(0, compare.Front{Key: key, SeqOff: 7})
 	b, p := tcpFrame(t, true, layers.TCP{Seq: 10, Ack: 50, FIN: true}, []byte("x"))
-	f.out(1, b, p, 1) // ends at 12 for the guest, 19 for the client
+	f.Out(1, b, p, 1) // ends at 12 for the guest, 19 for the client
 	b, p = tcpFrame(t, false, layers.TCP{Seq: 50, Ack: 19, FIN: true}, nil)
-	f.in(2, b, p)
+	f.In(2, b, p)
 	if f.flows[key].closedAt != 0 {
 		t.Fatal("closed before the guest acknowledged the client's FIN")
 	}
 	b, p = tcpFrame(t, true, layers.TCP{Seq: 12, Ack: 51}, nil)
-	f.out(3, b, p, 0)
+	f.Out(3, b, p, 0)
 	if f.flows[key].closedAt != 3 {
 		t.Fatal("not closed after both FINs and their acknowledgements")
 	}
-	if f.expire(3 + frontLinger) {
+	if f.Expire(3 + linger) {
 		t.Error("forgotten while late repetitions may come")
 	}
-	if !f.expire(4 + frontLinger) {
+	if !f.Expire(4 + linger) {
 		t.Error("not forgotten")
 	}
 	// A client that opens anew on the same ports is not rewritten.
-	f.add(0, compare.Front{Key: key, SeqOff: 7})
+	f.Add(0, compare.Front{Key: key, SeqOff: 7})
 	f.flows[key].closedAt = 1
 	b, p = tcpFrame(t, false, layers.TCP{Seq: 9, SYN: true}, nil)
-	f.in(5, b, p)
+	f.In(5, b, p)
 	if len(f.flows) != 0 {
 		t.Error("an old connection's offset is used for a new one")
 	}
@@ -144,12 +144,12 @@ func TestFrontForgetsClosedConnections(t *testing.T) {
 
 // TestFrontIdleConnection: one without an offset that says nothing does not keep the kernel out for ever.
 func TestFrontIdleConnection(t *testing.T) {
-	f := newFront()
-	f.add(5, compare.Front{Key: frame.FlowKey{Proto: 6, Kind: frame.KindTCP}, HasTS: true, LastTS: 9})
-	if f.expire(5 + frontClocks) {
+	f := New()
+	f.Add(5, compare.Front{Key: frame.FlowKey{Proto: 6, Kind: frame.KindTCP}, HasTS: true, LastTS: 9})
+	if f.Expire(5 + clocks) {
 		t.Error("forgotten before the guests' clocks have surely met")
 	}
-	if !f.expire(6+frontClocks) || len(f.gone) != 1 {
+	if !f.Expire(6+clocks) || len(f.gone) != 1 {
 		t.Error("not forgotten, or the peer is not told")
 	}
 }

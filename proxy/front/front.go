@@ -1,4 +1,6 @@
-package proxy
+// Package front rewrites the connections that lived through a takeover. It is
+// pure: no I/O, no clock.
+package front
 
 import (
 	"colod/compare"
@@ -7,30 +9,30 @@ import (
 
 // Limits of the front table.
 const (
-	// frontIdle is how long (ns) a rewritten connection may be silent before it is
+	// idleTime is how long (ns) a rewritten connection may be silent before it is
 	// forgotten: 24 h, beyond the keepalive interval (2 h) of the usual stacks.
-	frontIdle = int64(24 * 3600e9)
-	// frontLinger is how long (ns) a closed connection is still rewritten for
+	idleTime = int64(24 * 3600e9)
+	// linger is how long (ns) a closed connection is still rewritten for
 	// repetitions of its last segments: 2 MSL, RFC 9293 section 3.4.2.
-	frontLinger = int64(240e9)
-	// frontClocks is how long (ns) the clock of a new speaker's guest may be behind the former one's: they run
+	linger = int64(240e9)
+	// clocks is how long (ns) the clock of a new speaker's guest may be behind the former one's: they run
 	// apart since the last checkpoint only.
-	frontClocks = int64(10e9)
+	clocks = int64(10e9)
 	// tsSlack is added to the newest timestamp that the former speaker was
 	// known to have sent: what it sent in its last instant may not have been told.
 	// In ticks of the guest's TCP clock (Linux: 1 ms).
 	tsSlack = 4
 )
 
-// front rewrites the connections that lived through a takeover. Clients
+// Table rewrites the connections that lived through a takeover. Clients
 // count in the sequence space of the guest that opened a connection; the guest that
 // speaks now has another one. The difference stays for the connection's life.
-type front struct {
-	flows map[frame.FlowKey]*frontFlow
-	gone  []frame.FlowKey // forgotten since the peer was told
+type Table struct {
+	flows map[frame.FlowKey]*flow
+	gone  []frame.FlowKey // forgotten since the last Gone
 }
 
-type frontFlow struct {
+type flow struct {
 	seqOff uint32 // client's sequence number - guest's
 	tsOff  uint32 // client's timestamp value - guest's
 
@@ -47,13 +49,32 @@ type frontFlow struct {
 	closedAt        int64
 }
 
-func newFront() *front { return &front{flows: make(map[frame.FlowKey]*frontFlow)} }
+// New makes an empty table.
+func New() *Table { return &Table{flows: make(map[frame.FlowKey]*flow)} }
 
-// add enters a connection at a takeover.
-func (t *front) add(now int64, f compare.Front) {
+// Len is the number of connections that are rewritten.
+func (t *Table) Len() int { return len(t.flows) }
+
+// Each calls f for every connection, in no order.
+func (t *Table) Each(f func(key frame.FlowKey, seqOff, tsOff uint32)) {
+	for key, e := range t.flows {
+		f(key, e.seqOff, e.tsOff)
+	}
+}
+
+// Gone are the connections that were forgotten since the last call. The slice
+// is valid until the table is used again.
+func (t *Table) Gone() []frame.FlowKey {
+	g := t.gone
+	t.gone = t.gone[:0]
+	return g
+}
+
+// Add enters a connection at a takeover.
+func (t *Table) Add(now int64, f compare.Front) {
 	e := t.flows[f.Key]
 	if e == nil {
-		e = &frontFlow{}
+		e = &flow{}
 		t.flows[f.Key] = e
 	}
 	// Offsets add up over takeovers: what this guest's space differs from
@@ -74,18 +95,18 @@ func (t *front) add(now int64, f compare.Front) {
 
 // plain says that a connection needs no rewriting any more: it has no offset, and the guest's clock has passed
 // the former speaker's, whether or not it has said so.
-func (e *frontFlow) plain(now int64) bool {
-	return e.seqOff == 0 && e.tsOff == 0 && (!e.floor || now-e.since > frontClocks)
+func (e *flow) plain(now int64) bool {
+	return e.seqOff == 0 && e.tsOff == 0 && (!e.floor || now-e.since > clocks)
 }
 
-func (t *front) forget(key frame.FlowKey) {
+func (t *Table) forget(key frame.FlowKey) {
 	delete(t.flows, key)
 	t.gone = append(t.gone, key)
 }
 
-// out rewrites a frame of the guest, or the head of one, for the clients. buf
+// Out rewrites a frame of the guest, or the head of one, for the clients. buf
 // begins with the virtio-net header, p describes it, n is the length of the payload that goes with it.
-func (t *front) out(now int64, buf []byte, p *frame.Parsed, n int) {
+func (t *Table) Out(now int64, buf []byte, p *frame.Parsed, n int) {
 	if p.Kind != frame.KindTCP {
 		return
 	}
@@ -120,8 +141,8 @@ func (t *front) out(now int64, buf []byte, p *frame.Parsed, n int) {
 	ed.Rewrite(buf, p)
 }
 
-// in rewrites a client's frame for the guest.
-func (t *front) in(now int64, buf []byte, p *frame.Parsed) {
+// In rewrites a client's frame for the guest.
+func (t *Table) In(now int64, buf []byte, p *frame.Parsed) {
 	if p.Kind != frame.KindTCP {
 		return
 	}
@@ -139,7 +160,7 @@ func (t *front) in(now int64, buf []byte, p *frame.Parsed) {
 		}
 		return
 	}
-	ed := toGuest(e.seqOff, e.tsOff)
+	ed := ToGuest(e.seqOff, e.tsOff)
 	if p.Flags&frame.FIN != 0 {
 		e.finIn, e.finPeer = true, p.SegEnd()
 	}
@@ -150,23 +171,23 @@ func (t *front) in(now int64, buf []byte, p *frame.Parsed) {
 	ed.Rewrite(buf, p)
 }
 
-// toGuest is the edit that brings a client's frame into the space of a guest
+// ToGuest is the edit that brings a client's frame into the space of a guest
 // which is seqOff and tsOff behind the space that the client knows.
-func toGuest(seqOff, tsOff uint32) frame.Edit {
+func ToGuest(seqOff, tsOff uint32) frame.Edit {
 	return frame.Edit{AckAdd: -seqOff, SACKAdd: -seqOff, TSEcrAdd: -tsOff}
 }
 
-func (e *frontFlow) closing(now int64, p *frame.Parsed) {
+func (e *flow) closing(now int64, p *frame.Parsed) {
 	if e.closedAt == 0 && (p.Flags&frame.RST != 0 || e.ackIn && e.ackOut) {
 		e.closedAt = now
 	}
 }
 
-// expire forgets connections that ended or need no rewriting. It reports
+// Expire forgets connections that ended or need no rewriting. It reports
 // whether none is left.
-func (t *front) expire(now int64) (empty bool) {
+func (t *Table) Expire(now int64) (empty bool) {
 	for k, e := range t.flows {
-		if e.plain(now) || now-e.touched > frontIdle || e.closedAt != 0 && now-e.closedAt > frontLinger {
+		if e.plain(now) || now-e.touched > idleTime || e.closedAt != 0 && now-e.closedAt > linger {
 			t.forget(k)
 		}
 	}
