@@ -24,7 +24,7 @@ type Config struct {
 	TLS       TLS       `yaml:"tls" required:"true" doc:"Certificates of the links between nodes (made by colod cert). Relative paths start at the directory of this file."`
 	StateDir  string    `yaml:"state_dir" default:"/var/lib/colod" doc:"Directory of what must survive a reboot."`
 	RunDir    string    `yaml:"run_dir" default:"/run/colod" doc:"Directory of sockets and of the registry of running VMs; must survive a restart of colod, not a reboot."`
-	API       API       `yaml:"api" doc:"Local control socket."`
+	API       API       `yaml:"api" doc:"Control socket, web page and metrics."`
 	Log       Log       `yaml:"log" doc:"Logging, to standard error."`
 	Heartbeat Heartbeat `yaml:"heartbeat" doc:"Detection of a lost node."`
 	Arbiter   Arbiter   `yaml:"arbiter" required:"true" doc:"Where the record of who speaks is kept. All nodes of a pair must use the same one."`
@@ -42,11 +42,6 @@ type TLS struct {
 	CA   string `yaml:"ca" required:"true" example:"ca.pem" doc:"Certificate of the authority that signed both nodes' certificates."`
 	Cert string `yaml:"cert" required:"true" example:"a.pem" doc:"Certificate of this node; its DNS name is the node's name."`
 	Key  string `yaml:"key" required:"true" example:"a.key" doc:"Private key of this node."`
-}
-
-// API configures the control socket.
-type API struct {
-	Socket string `yaml:"socket" default:"" doc:"Path of the unix socket of the HTTP API; empty means api.sock in run_dir. Who may open it may end the guests."`
 }
 
 // Log configures logging.
@@ -206,9 +201,7 @@ func (c *Config) complete() {
 			*p = filepath.Join(dir, *p)
 		}
 	}
-	if c.API.Socket == "" {
-		c.API.Socket = filepath.Join(c.RunDir, "api.sock")
-	}
+	c.API.complete(c)
 	for i := range c.Pairs {
 		n := &c.Pairs[i].Network
 		if n.Uplink == "" {

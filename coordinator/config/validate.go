@@ -78,9 +78,7 @@ func validate(c *Config, d *decoder) {
 			break
 		}
 	}
-	if s := c.API.Socket; s != "" && (!filepath.IsAbs(s) || len(s) > 107) {
-		ck.bad("api.socket", fmt.Sprintf("%q is not an absolute path of at most 107 characters", s), "write such a path or leave the key out")
-	}
+	ck.api(&c.API)
 	for _, f := range []struct{ key, path string }{{"tls.ca", c.TLS.CA}, {"tls.cert", c.TLS.Cert}, {"tls.key", c.TLS.Key}} {
 		if ck.has(f.key) && f.path == "" {
 			ck.bad(f.key, "the path is empty", "colod cert makes the files")
