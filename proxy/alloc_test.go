@@ -3,10 +3,9 @@ package proxy
 import (
 	"testing"
 
-	"github.com/google/gopacket/layers"
-
 	"colod/compare"
 	"colod/internal/frame"
+	"colod/internal/frame/frametest"
 	"colod/proxy/afpacket"
 )
 
@@ -37,11 +36,8 @@ type duplex struct {
 func newDuplex(t testing.TB, payload int) *duplex {
 	d := &duplex{a: bareProxy(rolePrimary), b: bareProxy(roleSecondary), sent: &counter{}, size: uint32(payload)}
 	d.a.upTX = &outq{tx: d.sent}
-	tt, ok := t.(*testing.T)
-	if !ok {
-		tt = &testing.T{}
-	}
-	d.tmpl, _ = tcpFrame(tt, true, layers.TCP{Seq: 1, Ack: 1, Window: 1000}, make([]byte, payload))
+	d.tmpl = frametest.TCP{Src: frametest.A("192.0.2.10:80"), Dst: frametest.A("192.0.2.1:40000"), Seq: 1, Ack: 1, Flags: frame.ACK,
+		Window: 1000, Payload: make([]byte, payload)}.Bytes()
 	d.a.pri.engine.EndCheckpoint(1, 1)
 	d.b.sec.desc.Reset(1)
 	return d
