@@ -258,7 +258,7 @@ func startQEMU(reg *registry, cfg *VMConfig) (*process, error) {
 	cmd.Dir = cfg.RunDir
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := startPlain(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", reg.Args[0], err)
 	}
 	reg.PID = cmd.Process.Pid
