@@ -126,6 +126,56 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
+// TestReload: new files count for new connections; what cannot be used
+// changes nothing.
+func TestReload(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	files(t, dir, "a", "b")
+	files(t, other, "a", "b")
+	a, b := load(t, dir, "a"), load(t, dir, "b")
+	if changed, err := a.Reload(); changed || err != nil {
+		t.Fatalf("the same files: %v, %v", changed, err)
+	}
+	move := func(names ...string) {
+		t.Helper()
+		for _, n := range names {
+			data, err := os.ReadFile(filepath.Join(other, n))
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, n), data, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	move("a.pem") // not its key yet
+	if changed, err := a.Reload(); changed || err == nil || !strings.Contains(err.Error(), "private key does not match") {
+		t.Fatalf("half of the files: %v, %v", changed, err)
+	}
+	move("a.key") // not its authority yet
+	if changed, err := a.Reload(); changed || err == nil || !strings.Contains(err.Error(), "unknown authority") {
+		t.Fatalf("of another authority: %v, %v", changed, err)
+	}
+	if cerr, serr := meet(t, a.Client("b"), b.Server([]string{"a"})); cerr != nil || serr != nil {
+		t.Fatalf("the old ones count no longer: %v, %v", cerr, serr)
+	}
+	move("ca.pem")
+	if changed, err := a.Reload(); !changed || err != nil {
+		t.Fatalf("all of the files: %v, %v", changed, err)
+	}
+	cerr, serr := meet(t, a.Client("b"), b.Server([]string{"a"}))
+	if cerr == nil || serr == nil || !strings.Contains(Explain(cerr).Error(), "both need the same tls.ca") {
+		t.Fatalf("new a meets old b: %v, %v", Explain(cerr), serr)
+	}
+	move("b.pem", "b.key")
+	if changed, err := b.Reload(); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	if cerr, serr := meet(t, a.Client("b"), b.Server([]string{"a"})); cerr != nil || serr != nil {
+		t.Fatalf("new a meets new b: %v, %v", cerr, serr)
+	}
+}
+
 func TestNothingIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	a := files(t, dir, "a")
