@@ -15,23 +15,15 @@ const rxBatch = afpacket.MaxBatch
 
 // rx is a receiving socket with what this package has to remember of it.
 type rx struct {
-	*afpacket.RX
+	Receiver
 	inputToo bool  // it sees input as well
 	since    int64 // frames of before (ns, CLOCK_REALTIME) were handled by somebody else
 	lost     uint32
 }
 
-// sender is an *afpacket.TX, or a sink in tests.
-type sender interface {
-	Send([]afpacket.Msg) (int, error)
-	Refused() []int
-	FD() int
-	Close() error
-}
-
 // outq collects what a turn sends out of one device.
 type outq struct {
-	tx   sender
+	tx   Sender
 	msgs []afpacket.Msg
 	// after[i] goes back to the pool when msgs[i] is sent; nil: nothing does.
 	after []*compare.Frame
@@ -108,14 +100,14 @@ func (p *Proxy) openTap(inputToo bool) error {
 	if p.tapRX != nil && (p.tapRX.inputToo || !inputToo) {
 		return nil
 	}
-	r, err := afpacket.OpenRX(p.opt.Tap, afpacket.Options{IgnoreOutgoing: !inputToo})
+	r, err := p.dev.OpenRX(p.opt.Tap, afpacket.Options{IgnoreOutgoing: !inputToo})
 	if err != nil {
 		return err
 	}
-	fresh := &rx{RX: r, inputToo: inputToo}
+	fresh := &rx{Receiver: r, inputToo: inputToo}
 	if p.tapRX != nil {
 		// The new socket sees all from its opening on; the old one has the rest.
-		fresh.since = realtime()
+		fresh.since = p.dev.Realtime()
 		p.drainTap()
 		p.tapRX.Close()
 	}
@@ -127,7 +119,7 @@ func (p *Proxy) openTapTX() error {
 	if p.tapTX != nil {
 		return nil
 	}
-	tx, err := afpacket.OpenTX(p.opt.Tap)
+	tx, err := p.dev.OpenTX(p.opt.Tap)
 	if err == nil {
 		p.tapTX = &outq{tx: tx}
 	}
@@ -138,7 +130,7 @@ func (p *Proxy) openUplinkTX() error {
 	if p.upTX != nil {
 		return nil
 	}
-	tx, err := afpacket.OpenTX(p.opt.Uplink)
+	tx, err := p.dev.OpenTX(p.opt.Uplink)
 	if err == nil {
 		p.upTX = &outq{tx: tx}
 	}
@@ -149,9 +141,9 @@ func (p *Proxy) openUplinkRX() error {
 	if p.upRX != nil {
 		return nil
 	}
-	r, err := afpacket.OpenRX(p.opt.Uplink, afpacket.Options{IgnoreOutgoing: true})
+	r, err := p.dev.OpenRX(p.opt.Uplink, afpacket.Options{IgnoreOutgoing: true})
 	if err == nil {
-		p.upRX = &rx{RX: r}
+		p.upRX = &rx{Receiver: r}
 	}
 	return err
 }

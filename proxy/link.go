@@ -137,11 +137,12 @@ func (t *transport) flush() error {
 type Link struct {
 	Peer string // name in the peer's certificate
 
-	t     *transport
-	tls   *tls.Conn
-	in    []byte // plaintext, from inOff on not yet consumed
-	inOff int
-	plain []byte // messages written since the last flush
+	t      *transport
+	direct *directLink // instead of t and tls
+	tls    *tls.Conn
+	in     []byte // plaintext, from inOff on not yet consumed
+	inOff  int
+	plain  []byte // messages written since the last flush
 
 	bytesIn, bytesOut uint64
 }
@@ -311,6 +312,10 @@ func readHelloReply(r io.Reader) error {
 
 // close ends the link at once.
 func (l *Link) close() {
+	if l.direct != nil {
+		l.direct.closed()
+		return
+	}
 	if l.t.fd >= 0 {
 		unix.Close(l.t.fd)
 		l.t.fd = -1
@@ -328,6 +333,9 @@ func (l *Link) wantWrite() bool { return len(l.t.out) > 0 }
 
 // flush encrypts what was written since the last flush and sends what the socket takes.
 func (l *Link) flush() error {
+	if l.direct != nil {
+		return l.directFlush()
+	}
 	if len(l.plain) > 0 {
 		l.bytesOut += uint64(len(l.plain))
 		if _, err := l.tls.Write(l.plain); err != nil {
@@ -344,6 +352,9 @@ func (l *Link) flush() error {
 // fill reads what there is. It says whether there may be more than it read,
 // in the socket or, where no poll sees it, in the TLS layer.
 func (l *Link) fill() (more bool, err error) {
+	if l.direct != nil {
+		return l.directFill()
+	}
 	for {
 		if l.inOff > 0 {
 			l.in = l.in[:copy(l.in, l.in[l.inOff:])]

@@ -83,7 +83,7 @@ func (p *Proxy) startPrimary(link *Link, s Session) error {
 
 // inputToKernel lets the kernel pass input on again, once no rewritten connection is left.
 func (p *Proxy) inputToKernel() error {
-	at := realtime()
+	at := p.dev.Realtime()
 	if err := p.setMode(Steal); err != nil {
 		return err
 	}
@@ -249,7 +249,7 @@ func (r *primary) begin(p *Proxy, n uint64) {
 
 // Stopped tells the peer when, by the primary's clock, its guest was stopped for checkpoint n.
 func (p *Proxy) Stopped(n uint64, at time.Time) {
-	p.th.post(func() {
+	p.post(func() {
 		if p.role == rolePrimary && p.link != nil {
 			p.link.markTime(msgCkptStopped, n, at.UnixNano())
 		}
@@ -303,7 +303,7 @@ func (p *Proxy) AbortCheckpoint(ctx context.Context, n uint64) error {
 // SetCheckpointCost tells what a checkpoint costs the guest now. A frame is held
 // no longer than about that: then a checkpoint is cheaper than waiting.
 func (p *Proxy) SetCheckpointCost(d time.Duration) {
-	p.th.post(func() {
+	p.post(func() {
 		if p.pri != nil {
 			p.pri.budget = min(max(2*d, p.pri.min), p.pri.max)
 			p.pri.engine.SetBudget(p.pri.budget)

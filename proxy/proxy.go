@@ -128,9 +128,12 @@ func (r role) String() string {
 // Proxy is the data path of one pair on one node.
 type Proxy struct {
 	opt Options
+	dev Devices
 	log zerolog.Logger
 	few zerolog.Logger // for what can come in floods: the first 20 lines a second
 	th  *thread
+	// direct, if set, takes the thread's place.
+	direct *Direct
 
 	// What follows belongs to the thread.
 
@@ -186,7 +189,7 @@ func Open(opt Options) (*Proxy, error) {
 		return nil, fmt.Errorf("open proxy: %w", err)
 	}
 	p := &Proxy{
-		opt: opt, log: opt.Log, th: th, front: front.New(),
+		opt: opt, dev: kernel{}, log: opt.Log, th: th, front: front.New(),
 		few:    opt.Log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
 		rxBufs: make([][]byte, rxBatch),
 		rxMeta: make([]afpacket.Meta, rxBatch),
@@ -239,7 +242,7 @@ func (p *Proxy) pollSet(set []unix.PollFd) ([]unix.PollFd, time.Duration) {
 	if p.linkMore && !p.linkPaused {
 		return set, 0
 	}
-	now := monotonic()
+	now := p.dev.Monotonic()
 	if now < p.busyUntil {
 		return set, 0
 	}
@@ -254,7 +257,7 @@ func (p *Proxy) pollSet(set []unix.PollFd) ([]unix.PollFd, time.Duration) {
 
 // turn does all the work that is there.
 func (p *Proxy) turn(set []unix.PollFd) {
-	p.nowMono, p.nowReal = monotonic(), realtime()
+	p.nowMono, p.nowReal = p.dev.Monotonic(), p.dev.Realtime()
 	// A descriptor that was not polled was opened since.
 	ready := func(fd int) bool {
 		for i := range set {
@@ -399,8 +402,12 @@ func (p *Proxy) throttled() bool {
 
 // call runs fn on the thread.
 func (p *Proxy) call(ctx context.Context, fn func(reply func(error))) error {
-	return p.th.call(ctx, func(reply func(error)) {
-		p.nowMono, p.nowReal = monotonic(), realtime()
+	call := func(fn func(reply func(error))) error { return p.th.call(ctx, fn) }
+	if p.direct != nil {
+		call = p.direct.call
+	}
+	return call(func(reply func(error)) {
+		p.nowMono, p.nowReal = p.dev.Monotonic(), p.dev.Realtime()
 		fn(reply)
 		if p.pri != nil {
 			p.pri.act(p)
@@ -412,11 +419,20 @@ func (p *Proxy) call(ctx context.Context, fn func(reply func(error))) error {
 	})
 }
 
+// post runs fn on the thread without waiting for it. It reports whether the thread will.
+func (p *Proxy) post(fn func()) bool {
+	if p.direct != nil {
+		fn()
+		return true
+	}
+	return p.th.post(fn)
+}
+
 // Stats returns counters; see Stats.
 func (p *Proxy) Stats() Stats {
 	ch := make(chan Stats, 1)
 	delay, hold := new(loghist.Hist), new(loghist.Hist) // made here, so that the thread only copies
-	if !p.th.post(func() {
+	if !p.post(func() {
 		s := p.stats
 		s.Role, s.Mode = p.role.String(), p.mode.String()
 		*delay, *hold = p.hold, p.agreed

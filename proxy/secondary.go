@@ -294,7 +294,7 @@ func (s *secondary) maybeReplay(p *Proxy) {
 // SecondaryStopped says that the secondary's guest was stopped, at the time of
 // QEMU's STOP event, for the checkpoint that the primary has begun.
 func (p *Proxy) SecondaryStopped(at time.Time) {
-	p.th.post(func() {
+	p.post(func() {
 		s := p.sec
 		if p.role != roleSecondary || !s.inCkpt {
 			return
@@ -313,12 +313,12 @@ func (p *Proxy) SecondaryStopped(at time.Time) {
 // SecondaryResumed says that the secondary's guest has loaded the checkpoint and
 // runs on, at the time of QEMU's RESUME event.
 func (p *Proxy) SecondaryResumed(at time.Time) {
-	p.th.post(func() {
+	p.post(func() {
 		s := p.sec
 		if p.role != roleSecondary || !s.inCkpt || !s.stopped {
 			return
 		}
-		p.nowMono, p.nowReal = monotonic(), realtime()
+		p.nowMono, p.nowReal = p.dev.Monotonic(), p.dev.Realtime()
 		s.resumed(p, at.UnixNano())
 		s.act(p)
 		p.flush()

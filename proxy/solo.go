@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 
-	"colod/proxy/afpacket"
 	"colod/proxy/front"
 )
 
@@ -79,16 +78,16 @@ func (p *Proxy) outputToKernel() error {
 		return p.setMode(Pass) // nothing was taken from the kernel
 	}
 	p.upTX.flush(p)
-	seam, err := afpacket.OpenSeam(p.opt.Uplink)
+	seam, err := p.dev.OpenSeam(p.opt.Uplink)
 	if err != nil {
 		return err
 	}
 	defer seam.Close()
-	before := realtime()
+	before := p.dev.Realtime()
 	if err := p.setMode(Pass); err != nil {
 		return err
 	}
-	afpacket.Settle()
+	p.dev.Settle()
 	ours := p.tapFrames()
 	if err := seam.Poll(); err != nil {
 		return err
@@ -115,7 +114,7 @@ func (p *Proxy) outputToKernel() error {
 
 // outputFromKernel changes from Pass to Steal, with a new socket on the tap.
 func (p *Proxy) outputFromKernel() error {
-	seam, err := afpacket.OpenSeam(p.opt.Uplink)
+	seam, err := p.dev.OpenSeam(p.opt.Uplink)
 	if err != nil {
 		return err
 	}
@@ -126,7 +125,7 @@ func (p *Proxy) outputFromKernel() error {
 	if err := p.setMode(Steal); err != nil {
 		return err
 	}
-	afpacket.Settle()
+	p.dev.Settle()
 	if err := seam.Poll(); err != nil {
 		return err
 	}
