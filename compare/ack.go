@@ -21,13 +21,18 @@ func (a *ackState) take(ack frame.Num, win uint16, scale uint8, syn bool) {
 }
 
 // limit is the acknowledgement and raw window that both sides stand for: the lower of each, the window by its
-// right edge. Where the scale is not known the smaller raw value is used: its edge is below both edges, since
-// it counts from the lower acknowledgement.
+// right edge. The secondary's side stands for what its guest has acknowledged, and for what its node has logged and
+// will give that guest as often as it takes. Where the scale is not known the smaller raw value is used: its edge is
+// below both edges, since it counts from the lower acknowledgement.
 func (t *tcpState) limit() (frame.Num, uint16) {
-	ack := t.p.ack.Min(t.s.ack)
 	if !t.scaleOK {
-		return ack, min(t.p.win, t.s.win)
+		return t.p.ack.Min(t.s.ack), min(t.p.win, t.s.win)
 	}
+	ack := t.s.ack
+	if t.logOK && t.log.After(ack) {
+		ack = t.log
+	}
+	ack = t.p.ack.Min(ack)
 	if ack == t.p.ack && t.p.edge.AtMost(t.s.edge) {
 		return ack, t.p.win
 	}
@@ -110,9 +115,36 @@ func (e *Engine) owe(now int64, fl *flow, f *Frame) {
 	e.free(f)
 }
 
+// Logged says that the client's bytes [seq, end) of a flow are in the input log of the secondary's node, which will give
+// them to its guest until that has them. Clients may then be told that they arrived, once the primary has said so.
+// Calls come in the order in which the bytes were mirrored.
+func (e *Engine) Logged(now int64, key frame.FlowKey, seq, end frame.Num) {
+	if e.solo {
+		return // nobody is asked; after the next checkpoint the secondary has what the primary has
+	}
+	fl := e.lookup(key, false)
+	if fl == nil || !fl.t.s.ok {
+		return
+	}
+	t := &fl.t
+	from := t.s.ack
+	if t.logOK && t.log.After(from) {
+		from = t.log
+	}
+	if seq.After(from) || !end.After(from) {
+		return // not joined to what is there: clients may have sent it out of order, or the log lacks what is before
+	}
+	t.log, t.logOK = end, true
+	e.secondaryAck(now, fl, false)
+	e.watch(now, fl)
+}
+
+// lags says that the secondary's guest has not acknowledged what the primary's has.
+func (t *tcpState) lags() bool { return t.p.ok && t.s.ok && t.p.ack.After(t.s.ack) }
+
 // settleOwed brings the owed timer in line with the state.
 func (e *Engine) settleOwed(now int64, fl *flow) {
-	if !fl.t.behind() {
+	if !fl.t.behind() && !fl.t.lags() {
 		if fl.owed.in {
 			e.owed.disarm(fl)
 		}
@@ -135,10 +167,12 @@ func (e *Engine) secondaryAck(now int64, fl *flow, repeated bool) {
 		t.winOwed = t.winOwed && win != t.p.win
 		if t.tmpl.Known() && (t.relOK || fl.owed.in) {
 			e.madeAck(fl, ack, win, nil)
-			e.owed.disarm(fl)
+			if !t.lags() {
+				e.owed.disarm(fl)
+			}
 		}
-	case repeated && ack == t.relAck && t.p.ack.After(t.s.ack):
-		// The secondary misses what the primary has: let the client send it again.
+	case repeated && ack == t.relAck && t.s.ack == ack && t.p.ack.After(t.s.ack):
+		// The secondary misses what the primary has, and so does its node's log: let the client send it again.
 		var common sackSet
 		for _, b := range t.s.sack.b[:t.s.sack.n] {
 			if t.p.sack.covers(t.p.ack, b[0], b[1]) {

@@ -5,7 +5,7 @@ import "colod/internal/frame"
 // advance moves the agreed position as far as both sides' bytes allow and releases what it passes.
 func (e *Engine) advance(now int64, fl *flow) {
 	t := &fl.t
-	if !t.known || !t.s.ok || t.syn != nil || fl.broken == e.round {
+	if !t.known || !t.s.ok || t.syn != nil || fl.broken == e.round || e.doubting(fl) {
 		return
 	}
 	was := t.v

@@ -78,6 +78,7 @@ func (e *Engine) restart() {
 	e.round++
 	e.silentAt = 0
 	e.closeReports()
+	clear(e.doubts)
 	clear(e.syns)
 	e.syns = e.syns[:0]
 	for i, fl := range e.dirty {
@@ -169,6 +170,7 @@ func (fl *flow) rebase(epoch uint32) {
 	t.sFIN, t.sFINSeq = t.pFIN, t.pFINSeq
 	t.nRST, t.rstOpen = 0, false
 	t.s = t.p
+	t.logOK = false // counts anew from what both have now
 	if !quiet(fl.key.Kind) {
 		fl.d.said.reset()
 	}

@@ -10,6 +10,7 @@ const (
 	defaultMaxBytes   = 64 << 20
 	defaultMaxPieces  = 65536
 	defaultFlowFrames = 1024
+	defaultContext    = 256
 
 	// silenceFactor and silenceLeast give the time that the secondary may be ahead with something that the
 	// primary has not said: nobody waits for it, so it is long.
@@ -55,6 +56,7 @@ func (c Config) withDefaults() Config {
 	if c.MaxBytes <= 0 {
 		c.MaxBytes = defaultMaxBytes
 	}
+	def(&c.Context, defaultContext)
 	def(&c.MaxFlows, defaultMaxFlows)
 	def(&c.MaxFrames, defaultMaxFrames)
 	def(&c.MaxPieces, defaultMaxPieces)

@@ -22,6 +22,9 @@ func (e *Engine) primaryDatagram(now int64, fl *flow, f *Frame) {
 		e.whole(now, f, WhySolo)
 		return
 	}
+	if fl.tol != nil && e.uncompared(now, fl, f) {
+		return
+	}
 	d := &fl.d
 	from, to, meta := compared(f.Buf, &f.P)
 	for i := range min(d.said.len(), maxTries) {
@@ -52,6 +55,9 @@ func (e *Engine) primaryDatagram(now int64, fl *flow, f *Frame) {
 	}
 	if e.keep(now, fl, f, waitDatagram) {
 		d.held.push(f)
+	}
+	if fl.tol != nil {
+		e.doubtDatagram(fl)
 	}
 	e.watch(now, fl)
 }
@@ -91,6 +97,9 @@ func (e *Engine) secondaryDatagram(now int64, fl *flow, desc *Descriptor) {
 		e.secondaryQuiet(now, fl, s)
 		return
 	}
+	if fl.tol != nil && e.unheard(fl, s.index) {
+		return
+	}
 	tries := 0
 	for i := range d.held.len() {
 		f := *d.held.at(i)
@@ -115,6 +124,9 @@ func (e *Engine) secondaryDatagram(now int64, fl *flow, desc *Descriptor) {
 	}
 	e.npieces++
 	d.said.push(s)
+	if fl.tol != nil {
+		e.doubtDatagram(fl)
+	}
 }
 
 // secondaryQuiet remembers s and lets go what waits for it.

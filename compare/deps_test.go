@@ -19,6 +19,8 @@ func TestPure(t *testing.T) {
 		"crypto/cipher":        "digests",
 		"encoding/binary":      "nonces",
 		"fmt":                  "details of divergences",
+		"regexp":               "patterns of tolerances",
+		"strings":              "names in tolerances",
 		"time":                 "durations only: see below",
 	}
 	for _, dir := range []string{".", "../internal/frame"} {

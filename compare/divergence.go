@@ -39,6 +39,7 @@ func (e *Engine) diverge(now int64, fl *flow, d Divergence) {
 			return
 		}
 		fl.reported = e.round
+		e.timing(now, fl, &d)
 	} else {
 		if e.reported[d.Reason] == e.round {
 			return
@@ -71,12 +72,23 @@ func (e *Engine) overflow(now int64, what string) {
 // differ reports that the range s of a stream is not the same on both sides, and asks for the secondary's bytes
 // to find out where.
 func (e *Engine) differ(now int64, fl *flow, s span) {
+	if fl.tol != nil && e.doubted(fl, s) {
+		return
+	}
+	if id := e.declare(now, fl, s); id != 0 {
+		e.send(Message{Kind: MessageAskRaw, Ask: Ask{Flow: fl.sid, Seq: s.seq, Len: s.n, ID: id}})
+	}
+}
+
+// declare reports that s differs and returns the number under which Raw makes the report exact, 0 when
+// it is final already.
+func (e *Engine) declare(now int64, fl *flow, s span) uint32 {
 	t := &fl.t
 	d := Divergence{Reason: ReasonPayload, Seq: s.seq, Len: s.n}
 	if fl.reported == e.round || len(e.reports) >= maxReports {
 		d.Final = len(e.reports) >= maxReports
 		e.diverge(now, fl, d)
-		return
+		return 0
 	}
 	e.diverge(now, fl, d)
 	r := report{d: e.out.Divergences[len(e.out.Divergences)-1]}
@@ -107,11 +119,36 @@ func (e *Engine) differ(now int64, fl *flow, s span) {
 		r.d.Absolute, r.base = true, uint64(s.seq-t.iss-1)
 	}
 	e.reports = append(e.reports, r)
-	e.send(Message{Kind: MessageAskRaw, Ask: Ask{Flow: fl.sid, Seq: s.seq, Len: s.n, ID: r.d.ID}})
+	return r.d.ID
+}
+
+// timing fills in when the two sides spoke.
+func (e *Engine) timing(now int64, fl *flow, d *Divergence) {
+	d.PrimaryTime, d.SecondaryTime = fl.pTime, fl.sTime
+	var oldest *Frame
+	switch {
+	case fl.t.held.len() > 0:
+		oldest = *fl.t.held.at(0)
+	case fl.d.held.len() > 0:
+		oldest = *fl.d.held.at(0)
+	case fl.t.syn != nil:
+		oldest = fl.t.syn
+	case fl.t.again.len() > 0:
+		oldest = *fl.t.again.at(0)
+	}
+	if oldest != nil {
+		d.PrimaryTime, d.Waited = oldest.KTime, max(now-oldest.link.arrived, 0)
+	}
+	if fl.tol != nil {
+		d.Rule = e.blame(fl)
+	}
 }
 
 // Raw takes the secondary's bytes for a report: it is final then.
-func (e *Engine) Raw(_ int64, raw *Raw) {
+func (e *Engine) Raw(now int64, raw *Raw) {
+	if e.settleDoubt(now, raw) {
+		return
+	}
 	for i := range e.reports {
 		r := &e.reports[i]
 		if r.d.ID != raw.ID {
@@ -134,6 +171,10 @@ func (e *Engine) Raw(_ int64, raw *Raw) {
 			}
 			d.Primary = append([]byte(nil), r.mine[at:min(at+excerptLen, len(r.mine))]...)
 			d.Secondary = append([]byte(nil), raw.Data[at:min(at+excerptLen, len(raw.Data))]...)
+			from, to := max(0, at-e.cfg.Context), at+e.cfg.Context
+			d.Around = at - from
+			d.PrimaryAround = append([]byte(nil), r.mine[from:min(to, len(r.mine))]...)
+			d.SecondaryAround = append([]byte(nil), raw.Data[from:min(to, len(raw.Data))]...)
 		case len(raw.Data) < len(r.mine):
 			d.Detail = fmt.Sprintf("the secondary's node keeps %d of %d bytes, and those agree", len(raw.Data), len(r.mine))
 		default:
@@ -161,6 +202,9 @@ func (e *Engine) tooLong(now int64, f *Frame) {
 	fl, p := f.link.fl, &f.P
 	if fl.t.crst {
 		e.dropReset(fl)
+		return
+	}
+	if fl.tol != nil && e.doubtTooLong(now, fl) {
 		return
 	}
 	switch f.link.wait {

@@ -39,21 +39,23 @@ type Engine struct {
 	sidOff  uint32 // number of sids[0]
 	sidUsed int    // sids before this index were used in this epoch
 
-	held     frameList // frames that wait, in order of arrival
-	queued   frameList // frames that wait for the end of the checkpoint
-	owed     timerList // flows with an acknowledgement of the primary that the secondary has not given
-	swait    timerList // flows in which the secondary said what the primary has not
-	syns     []*flow   // flows with a SYN that waits
-	dirty    []*flow   // flows that owe a watermark
-	npieces  int
-	sent     uint64 // messages put in Out since the beginning
-	received uint64 // of them known to have arrived
-	early    []Descriptor
-	nextID   uint32            // of a divergence
-	reported [reasonEnd]uint32 // round of the last report that concerned no flow
-	reports  []report
-	silentAt int64 // when a divergence was last reported in this round, 0 when none was
-	stats    Stats
+	held      frameList // frames that wait, in order of arrival
+	queued    frameList // frames that wait for the end of the checkpoint
+	owed      timerList // flows with an acknowledgement of the primary that the secondary has not given
+	swait     timerList // flows in which the secondary said what the primary has not
+	syns      []*flow   // flows with a SYN that waits
+	dirty     []*flow   // flows that owe a watermark
+	npieces   int
+	sent      uint64 // messages put in Out since the beginning
+	received  uint64 // of them known to have arrived
+	early     []Descriptor
+	nextID    uint32            // of a divergence
+	reported  [reasonEnd]uint32 // round of the last report that concerned no flow
+	reports   []report
+	silentAt  int64 // when a divergence was last reported in this round, 0 when none was
+	doubts    map[uint32]*flow
+	tolerated []ToleranceStats
+	stats     Stats
 }
 
 // sidEntry is a flow number of the secondary.
@@ -174,6 +176,7 @@ func (e *Engine) Primary(now int64, f *Frame) {
 		return
 	}
 	fl := e.lookup(f.P.Key(true), true)
+	fl.pTime = f.KTime
 	if f.P.Kind == frame.KindTCP {
 		e.primaryTCP(now, fl, f)
 		return
@@ -251,6 +254,9 @@ func (e *Engine) lookup(key frame.FlowKey, create bool) *flow {
 
 func (e *Engine) create(key frame.FlowKey) *flow {
 	fl := &flow{key: key, epoch: e.epoch, touched: true}
+	if len(e.cfg.Tolerances) > 0 {
+		fl.tol = e.rulesFor(&key)
+	}
 	switch {
 	case len(e.ring) < e.cfg.MaxFlows:
 		e.ring = append(e.ring, fl)

@@ -18,6 +18,9 @@ type flow struct {
 	owed     timer
 	swait    timer
 	next     *flow // the secondary is ahead with a new connection on the same key
+	pTime    int64 // kernel's time of the primary's newest frame, for reports
+	sTime    int64 // kernel's time of the secondary's newest, by its host's clock
+	tol      *tolerance
 
 	t tcpState
 	d dgramState
@@ -64,6 +67,8 @@ type tcpState struct {
 	rstOpen          bool // the secondary reset and the primary did not
 
 	p, s   ackState
+	log    frame.Num // all of the client's before it is in the input log of the secondary's node; valid with logOK
+	logOK  bool
 	relAck frame.Num
 	relWin uint32 // released right edge minus relAck
 	relOK  bool

@@ -24,6 +24,7 @@ import (
 //	deliver [n] [a|b]             both links until they rest, or n items to one side
 //	wait d                        time passes, the engine ticks
 //	checkpoint, begin, end, abort, solo, promote
+//	logged from=n to=n            the log of the secondary's node has the client's bytes [from, to)
 //	stats                         counters that are not zero
 //
 // Run with -rewrite to make the transcripts anew; commit only what you understand.
@@ -124,6 +125,17 @@ func (s *scene) run(t *testing.T, d *datadriven.TestData) string {
 	case "abort":
 		w.e.AbortCheckpoint(w.now)
 		w.collect()
+	case "logged":
+		var from, to int
+		d.ScanArgs(t, "from", &from)
+		d.ScanArgs(t, "to", &to)
+		var p frame.Parsed
+		buf, err := s.frame("client", []string{"ack", "0"})
+		if err != nil {
+			d.Fatalf(t, "%v", err)
+		}
+		frame.Parse(buf, &p)
+		w.logged(p.Key(false), frame.Num(sceneCISS+1+uint32(from)), frame.Num(sceneCISS+1+uint32(to)))
 	case "solo":
 		w.e.Solo(w.now)
 		w.collect()

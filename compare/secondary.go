@@ -36,6 +36,9 @@ func (e *Engine) Descriptor(now int64, d *Descriptor) {
 		return
 	}
 	fl.touched = true
+	if d.KTime != 0 {
+		fl.sTime = d.KTime
+	}
 	switch {
 	case fl.key.Kind != frame.KindTCP && d.Kind == DescribeDatagram:
 		e.secondaryDatagram(now, fl, d)
@@ -124,7 +127,12 @@ func (e *Engine) secondaryTCP(now int64, fl *flow, d *Descriptor) {
 		for _, b := range d.SACK[:d.NSACK] {
 			t.s.sack.add(b[0], b[1])
 		}
+		before := t.s.ack
 		t.s.take(d.Ack, d.Window, t.scale, false)
+		if fl.owed.in && t.s.ack.After(before) {
+			e.owed.disarm(fl) // it follows: the wait begins anew
+			e.owed.arm(fl, now)
+		}
 	}
 	if d.Flags&frame.FIN != 0 && !t.sFIN {
 		t.sFIN, t.sFINSeq = true, d.Seq.Add(d.Len)

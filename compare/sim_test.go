@@ -245,6 +245,7 @@ type simConfig struct {
 	lossToClient float64
 	lossToGuest  float64 // before the tap: both guests miss it
 	lossToS      float64 // the secondary's tap drops it
+	log          bool    // the secondary's node logs input and says so; else clients are told what its guest has
 	slowRead     int     // bytes that guests' applications read in a tick, 0: all
 	checkpointAt []int64
 	differAt     int     // the guests' streams differ from here until a checkpoint, 0: never
@@ -282,6 +283,32 @@ type sim struct {
 	opened      bool
 	promoted    bool
 	front       Front
+	log         []timed[segment] // input log of the secondary's node, with the time when it was last given
+}
+
+// again is how long the log waits for the secondary's guest, us.
+const again = 20_000
+
+// giveAgain gives the secondary's guest what only the log has.
+func (s *sim) giveAgain(all bool) {
+	kept := s.log[:0]
+	for _, x := range s.log {
+		g := x.v
+		end := g.seq + g.n
+		if g.fin {
+			end++
+		}
+		told, has := end <= s.C.una, end <= s.S.rcv
+		if told && has {
+			continue
+		}
+		if !has && (all || told && s.now-x.at > again) {
+			x.at = s.now
+			s.toS = append(s.toS, timed[segment]{s.now, g})
+		}
+		kept = append(kept, x)
+	}
+	s.log = kept
 }
 
 func newSim(t tb, cfg simConfig) *sim {
@@ -437,8 +464,13 @@ func (s *sim) tick() {
 			w.collect()
 			w.toA = append(w.toA, upward{confirm: w.got})
 		case segment:
-			w.d.Input(w.now, s.headers(v))
+			h := s.headers(v)
+			w.d.Input(w.now, h)
 			w.collect()
+			if s.cfg.log && h.SegEnd() != h.Seq {
+				s.log = append(s.log, timed[segment]{s.now, v})
+				w.logged(h.Key(false), h.Seq, h.SegEnd())
+			}
 			if s.rng.Float64() >= s.cfg.lossToS {
 				s.toS = append(s.toS, timed[segment]{s.now + s.rng.Int64N(s.cfg.lag+1), v})
 			}
@@ -446,6 +478,7 @@ func (s *sim) tick() {
 		s.flushLinks()
 	})
 	if s.ckpt == 0 {
+		s.giveAgain(false)
 		due(&s.toS, s.now, func(g segment) { s.S.input(s.now, g, s.cut, s.fromS) })
 	}
 	due(&s.toAlink, s.now, func(u upward) {
@@ -491,6 +524,7 @@ func (s *sim) soloTick() {
 			}
 		}
 		w.collect()
+		s.giveAgain(true)
 		for f, side := range w.lent {
 			if side == "primary" {
 				delete(w.lent, f)
@@ -508,6 +542,7 @@ func (s *sim) soloTick() {
 		}
 		w.noLoans()
 	}
+	s.giveAgain(false)
 	due(&s.toGuest, s.now, func(g segment) { s.S.input(s.now, g, s.cut, s.speakSegment) })
 	due(&s.toS, s.now, func(g segment) { s.S.input(s.now, g, s.cut, s.speakSegment) })
 	due(&s.toClient, s.now, s.clientTakes)
@@ -564,7 +599,12 @@ func (s *sim) endCheckpoint() {
 			w.d.Message(&m)
 			w.toA = append(w.toA, upward{confirm: w.got})
 		} else {
-			w.d.Input(w.now, s.headers(x.v.(segment)))
+			h := s.headers(x.v.(segment))
+			w.d.Input(w.now, h)
+			if s.cfg.log && h.SegEnd() != h.Seq {
+				s.log = append(s.log, timed[segment]{s.now, x.v.(segment)})
+				w.logged(h.Key(false), h.Seq, h.SegEnd())
+			}
 		}
 	}
 	s.toBlink = nil
@@ -668,7 +708,7 @@ func TestProgress(t *testing.T) {
 	for name, cfg := range runs {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(4) {
-				cfg.seed, cfg.v6, cfg.ts = seed+1, seed&1 != 0, seed&2 == 0
+				cfg.seed, cfg.v6, cfg.ts, cfg.log = seed+1, seed&1 != 0, seed&2 == 0, (seed^seed>>1^seed>>2)&1 != 0
 				s := newSim(t, cfg)
 				s.run()
 				t.Log(s)
@@ -694,7 +734,7 @@ func TestInvariant6CheckpointHealsEverything(t *testing.T) {
 	for name, cfg := range runs {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(8) {
-				cfg.seed, cfg.v6, cfg.ts = seed+1, seed&1 != 0, seed&2 == 0
+				cfg.seed, cfg.v6, cfg.ts, cfg.log = seed+1, seed&1 != 0, seed&2 == 0, (seed^seed>>1^seed>>2)&1 != 0
 				cfg.checkpointAt = append([]int64(nil), cfg.checkpointAt...)
 				s := newSim(t, cfg)
 				s.run()
@@ -720,7 +760,7 @@ func TestInvariant4TakeoverKeepsTheStream(t *testing.T) {
 	for name, cfg := range runs {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(24) {
-				cfg.seed, cfg.v6, cfg.ts = seed+1, seed&1 != 0, seed&2 == 0
+				cfg.seed, cfg.v6, cfg.ts, cfg.log = seed+1, seed&1 != 0, seed&2 == 0, (seed^seed>>1^seed>>2)&1 != 0
 				cfg.killAt = 500 + int64(seed)*700
 				cfg.checkpointAt = append([]int64(nil), cfg.checkpointAt...)
 				newSim(t, cfg).run()
@@ -749,7 +789,7 @@ func randomRun(seed uint64) simConfig {
 		}
 		return r.Float64() * p
 	}
-	cfg := simConfig{seed: seed, v6: r.IntN(2) == 0, ts: r.IntN(3) > 0, lag: r.Int64N(4000), lagP: r.Int64N(4000), link: 50 + r.Int64N(1000), net: 200 + r.Int64N(5000),
+	cfg := simConfig{seed: seed, log: seed&1 != 0, v6: r.IntN(2) == 0, ts: r.IntN(3) > 0, lag: r.Int64N(4000), lagP: r.Int64N(4000), link: 50 + r.Int64N(1000), net: 200 + r.Int64N(5000),
 		lossToClient: maybe(0.03), lossToGuest: maybe(0.03), lossToS: maybe(0.02), lossToA: maybe(0.02)}
 	switch r.IntN(3) {
 	case 0:

@@ -28,6 +28,11 @@ type Config struct {
 	MaxPieces int
 	// MaxFlowFrames bounds the datagrams and repeated segments waiting in one flow; default 1024.
 	MaxFlowFrames int
+	// Tolerances are the differences that are no divergences; each must pass its Check.
+	Tolerances []Tolerance
+	// Context is how many bytes of each side a divergence shows before and behind the first difference;
+	// default 256.
+	Context int
 }
 
 // Frame is one captured frame. The caller's pool owns the memory; it lends a frame by passing it in, and
@@ -55,9 +60,11 @@ const (
 	WhySolo
 	// WhyAck: an acknowledgement that both sides stand for, made or lowered by the engine.
 	WhyAck
+	// WhyUncompared: a tolerance lets the datagram out without comparison.
+	WhyUncompared
 )
 
-var whyNames = [...]string{"invalid", "agreed", "covered", "solo", "ack"}
+var whyNames = [...]string{"invalid", "agreed", "covered", "solo", "ack", "uncompared"}
 
 func (w Why) String() string {
 	if int(w) < len(whyNames) {
@@ -233,6 +240,17 @@ type Divergence struct {
 	// Primary and Secondary are up to 32 bytes of each side from Position on.
 	Primary, Secondary []byte
 	Detail             string
+	// PrimaryAround and SecondaryAround are the bytes of each side around the first difference, which is at
+	// Around in both; see Config.Context. They are there when Exact is.
+	PrimaryAround, SecondaryAround []byte
+	Around                         int
+	// PrimaryTime and SecondaryTime are when the primary's guest sent the frame that waits longest in the flow, and
+	// when the secondary's guest last spoke in it: the kernel's time, ns, each by its own host's clock; 0 when not
+	// known. Waited is how long that frame has been held, ns.
+	PrimaryTime, SecondaryTime int64
+	Waited                     int64
+	// Rule is the tolerance that hid a difference in this flow since the last checkpoint, "" when none did.
+	Rule string
 }
 
 // Out is what an Engine wants done since the last Reset of it. Messages go to the peer in order; a release
@@ -242,6 +260,7 @@ type Out struct {
 	Releases    []Release
 	Messages    []Message
 	Divergences []Divergence
+	Tolerated   []Tolerated
 	Free        []*Frame
 }
 
@@ -250,6 +269,7 @@ func (o *Out) Reset() {
 	o.Releases = o.Releases[:0]
 	o.Messages = o.Messages[:0]
 	o.Divergences = o.Divergences[:0]
+	o.Tolerated = o.Tolerated[:0]
 	clear(o.Free)
 	o.Free = o.Free[:0]
 }
