@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -39,7 +38,7 @@ from Debian into a cache and not installed. Everything is removed by 'colod lab 
 	}
 	root.PersistentFlags().StringVar(&name, "name", DefaultName, "name of the lab; labs of different names do not touch each other")
 	root.AddCommand(upCommand(&name), downCommand(&name), execCommand(&name), faultCommand(&name), statusCommand(&name),
-		listCommand(), demoCommand(&name), client.Command(), guestCommand())
+		listCommand(), demoCommand(&name), client.Command(), guestCommand(), keepCommand())
 	return root
 }
 
@@ -80,7 +79,7 @@ func (l *Lab) info(ctx context.Context) (info, error) {
 			IPv4: image.GuestIPv4, IPv6: image.GuestIPv6, Services: guest.Services,
 			SSHKey: l.state.SSHKey, Known: l.state.Known, CACert: l.state.CACert,
 		},
-		Nodes: Nodes, Speaker: NodeA, State: "unprotected", Accel: l.state.Accel, Shim: l.state.Shim, Dir: l.dir,
+		Nodes: l.Nodes(), Speaker: NodeA, State: "unprotected", Accel: l.state.Accel, Shim: l.state.Shim, Dir: l.dir,
 	}
 	if l.state.Native {
 		i.Nodes = []string{NodeA}
@@ -130,6 +129,11 @@ func upCommand(name *string) *cobra.Command {
 	f.StringVar(&opt.Accel, "accel", "auto", "kvm, tcg, or auto: KVM where it works")
 	f.StringVar(&opt.LogLevel, "log", "info", "what the daemons log: debug, info, warn or error")
 	f.StringVar(&opt.Encryption, "encryption", "plain", "of the state stream between the nodes: tls or plain")
+	f.IntVar(&opt.Nodes, "nodes", 2, "2, or 3: node c is a spare")
+	f.IntVar(&opt.Paths, "paths", 1, "wires between the nodes: 1, or 2 with one more for heartbeats")
+	f.StringVar(&opt.Arbiter, "arbiter", "file", "where the record is: file (a directory) or etcd (real members)")
+	f.IntVar(&opt.Members, "members", 1, "members of etcd: 1 or 3")
+	f.BoolVar(&opt.NoRestart, "no-restart", false, "leave a daemon that ended; else it is started again as systemd does")
 	f.BoolVar(&opt.Native, "native", false, "one unprotected guest, without colod, for comparison")
 	f.BoolVar(&asJSON, "json", false, "print the result as JSON")
 	return c
@@ -192,7 +196,7 @@ func execCommand(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := checkHost(args[0], Hosts); err != nil {
+			if err := checkHost(args[0], l.Hosts()); err != nil {
 				return err
 			}
 			path, err := exec.LookPath("ip")
@@ -205,21 +209,32 @@ func execCommand(name *string) *cobra.Command {
 }
 
 func faultCommand(name *string) *cobra.Command {
-	node := ""
+	f := Fault{}
 	c := &cobra.Command{
-		Use:   "fault " + strings.Join(FaultKinds, "|"),
+		Use:   "fault KIND",
 		Short: "Break something, or mend it",
 		Long: `Break something in the lab, or mend it. Without --node the fault hits the speaker's node
-(freeze-vm and thaw-vm: the node last frozen).
+(thaw-vm, thaw-colod and heal: every node).
 
-  kill-vm     SIGKILL the node's QEMU
-  kill-node   the whole node dies at once: wires silent, every process gone
-  kill-colod  SIGKILL the node's colod; its guest goes on
-  freeze-vm   SIGSTOP the node's QEMU
-  thaw-vm     SIGCONT it
-  partition   cut the wire between the nodes; with --node all wires of that node
-  heal        mend all wires and start what was killed (with --node: on that node)`,
-		Example:   "  colod lab fault kill-vm\n  colod lab fault partition --node b\n  colod lab fault heal",
+  kill-vm        SIGKILL the node's QEMU
+  kill-node      the whole node dies at once: wires silent, every process gone
+  kill-colod     SIGKILL the node's colod; its guest goes on
+  restart-colod  end the node's colod in order and start it again
+  freeze-vm      SIGSTOP the node's QEMU; thaw-vm: SIGCONT
+  freeze-colod   SIGSTOP the node's colod; thaw-colod: SIGCONT
+  partition      cut the nodes from each other; --from a --to b: this direction only
+  isolate        cut all wires of the node: to its peers, the clients, the arbiter
+  cut-path       cut path --path N between the nodes, all without it
+  cut-lan        cut the node's wire to the clients
+  cut-arbiter    cut wires to the arbiter: all nodes', --node's or --member's
+  blip           cut path --path N, or all, and mend it after --for
+  stop-arbiter   kill the members of etcd, or --member; start-arbiter: start them
+  heal           mend all wires, thaw and start what was killed (with --node: on that node)`,
+		Example: `  colod lab fault kill-vm
+  colod lab fault partition --from a --to b
+  colod lab fault blip --path 1 --for 2s
+  colod lab fault stop-arbiter --member m2
+  colod lab fault heal`,
 		Args:      cobra.ExactArgs(1),
 		ValidArgs: FaultKinds,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -227,7 +242,10 @@ func faultCommand(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			said, err := l.Fault(cmd.Context(), args[0], node)
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			f.Kind = args[0]
+			said, err := l.Break(ctx, f)
 			if err != nil {
 				return err
 			}
@@ -235,7 +253,12 @@ func faultCommand(name *string) *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&node, "node", "", "the node to hit: a or b")
+	c.Flags().StringVar(&f.Node, "node", "", "the node to hit: a, b or c")
+	c.Flags().StringVar(&f.From, "from", "", "partition: the node whose frames are lost")
+	c.Flags().StringVar(&f.To, "to", "", "partition: the node that they do not reach")
+	c.Flags().IntVar(&f.Path, "path", AllPaths, "cut-path, blip: the path, counted from 0; -1 for all")
+	c.Flags().StringVar(&f.Member, "member", "", "stop-arbiter, start-arbiter, cut-arbiter: the member, m1 to m3")
+	c.Flags().DurationVar(&f.For, "for", time.Second, "blip: how long")
 	return c
 }
 

@@ -46,7 +46,16 @@ type Options struct {
 	// Encryption of the state stream between the nodes, "tls" or "plain". The
 	// lab's wire never leaves the machine; "plain".
 	Encryption string
-	Progress   func(string) // told of each step
+	// Nodes is 2, or 3: then node c is a spare of the pair.
+	Nodes int
+	// Paths between the nodes: 1, or 2 with a second wire for heartbeats.
+	Paths int
+	// Arbiter is "file", a directory, or "etcd"; Members of etcd are 1 or 3.
+	Arbiter string
+	Members int
+	// NoRestart leaves a daemon that ended; else it is started again as systemd does.
+	NoRestart bool
+	Progress  func(string) // told of each step
 }
 
 // Lab is a lab that exists.
@@ -70,6 +79,10 @@ type state struct {
 	Memory     string `json:"memory"`
 	LogLevel   string `json:"log_level"`
 	Encryption string `json:"encryption"`
+	Nodes      int    `json:"nodes"`
+	Paths      int    `json:"paths"`
+	Members    int    `json:"members,omitempty"` // of etcd; 0 with the file arbiter
+	NoRestart  bool   `json:"no_restart,omitempty"`
 	Accel      string `json:"accel"`
 	Why        string `json:"why"` // of the accelerator
 	Kernel     string `json:"kernel"`
@@ -210,6 +223,9 @@ func Up(ctx context.Context, opt Options) (_ *Lab, err error) {
 	if opt.Encryption == "" {
 		opt.Encryption = "plain"
 	}
+	if err := opt.complete(); err != nil {
+		return nil, err
+	}
 	if opt.Program == "" {
 		if opt.Program, err = os.Executable(); err != nil {
 			return nil, fmt.Errorf("bring lab up: find own program: %w", err)
@@ -249,7 +265,7 @@ func Up(ctx context.Context, opt Options) (_ *Lab, err error) {
 	if err := l.save(); err != nil {
 		return nil, err
 	}
-	l.progress("making the hosts " + strings.Join(Hosts, ", "))
+	l.progress("making the hosts " + strings.Join(l.Hosts(), ", "))
 	if err := l.createNetwork(ctx); err != nil {
 		return nil, err
 	}
@@ -298,9 +314,41 @@ func (l *Lab) claim(opt Options) error {
 	l.state = state{
 		Name: l.Name, PID: os.Getpid(), Boot: strings.TrimSpace(string(boot)), Program: opt.Program,
 		Mode: opt.Mode, Native: opt.Native, Bare: opt.Bare, SMP: opt.SMP, Memory: opt.Memory,
-		LogLevel: opt.LogLevel, Encryption: opt.Encryption,
+		LogLevel: opt.LogLevel, Encryption: opt.Encryption, Nodes: opt.Nodes, Paths: opt.Paths, NoRestart: opt.NoRestart,
+	}
+	if opt.Arbiter == "etcd" {
+		l.state.Members = opt.Members
 	}
 	return l.save()
+}
+
+// complete fills in and checks what hosts the lab is to have.
+func (opt *Options) complete() error {
+	if opt.Arbiter == "" {
+		opt.Arbiter = "file"
+	}
+	for _, f := range []struct {
+		name     string
+		v        *int
+		def, top int
+	}{{"nodes", &opt.Nodes, 2, maxNodes}, {"paths", &opt.Paths, 1, maxPaths}, {"members of the arbiter", &opt.Members, 1, maxMembers}} {
+		if *f.v == 0 {
+			*f.v = f.def
+		}
+		if *f.v < f.def || *f.v > f.top {
+			return fmt.Errorf("bring lab up: %d %s: want %d to %d", *f.v, f.name, f.def, f.top)
+		}
+	}
+	if opt.Arbiter != "file" && opt.Arbiter != "etcd" {
+		return fmt.Errorf("bring lab up: arbiter %q: want file or etcd", opt.Arbiter)
+	}
+	if opt.Native {
+		opt.Arbiter = "file"
+	}
+	if opt.Members == 2 {
+		return errors.New("bring lab up: 2 members of the arbiter: want 1 or 3, since two fail as soon as one does")
+	}
+	return nil
 }
 
 // explain adds the end of the logs to an error, since they are removed with the lab.

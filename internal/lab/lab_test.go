@@ -58,7 +58,7 @@ func TestNodeConfiguration(t *testing.T) {
 		}
 		p := c.Pairs[0]
 		if c.Node != node || c.API.Socket != l.Socket(node) || p.VM.Append != l.state.Append || p.VM.Env["LD_PRELOAD"] != "/shim.so" ||
-			p.VM.SMP != 2 || p.Nodes[0].Name != NodeA || c.Listen != nodeAddress(node)+":7420" {
+			p.VM.SMP != 2 || p.Nodes[0].Name != NodeA || c.Listen != address(replNet, node)+":7420" {
 			t.Errorf("node %s: %+v", node, c)
 		}
 		for _, f := range []string{c.TLS.CA, c.TLS.Cert, c.TLS.Key} {

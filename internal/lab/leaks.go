@@ -15,7 +15,7 @@ func Leaks(name string) []string {
 	add := func(kind, what string) { found = append(found, kind+" "+what) }
 	prefix, dir := "colod-"+name+"-", filepath.Join(baseDir, name)
 	owns := func(s string) bool {
-		for _, host := range []string{Client, NodeA, NodeB, sw} {
+		for _, host := range allHosts() {
 			if strings.HasSuffix(s, prefix+host) || strings.Contains(s, prefix+host+" ") {
 				return true
 			}

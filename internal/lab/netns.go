@@ -21,16 +21,19 @@ import (
 const netnsDir = "/run/netns"
 
 // ip runs one ip(8) command.
-func ip(ctx context.Context, args ...string) error {
+func ip(ctx context.Context, args ...string) error { return run(ctx, "ip", args...) }
+
+// run runs one command of iproute2.
+func run(ctx context.Context, tool string, args ...string) error {
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, "ip", args...)
+	cmd := exec.CommandContext(ctx, tool, args...)
 	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {
 		said := strings.TrimSpace(stderr.String())
 		if errors.Is(err, exec.ErrNotFound) {
 			said = "install iproute2 (make setup)"
 		}
-		return fmt.Errorf("run ip %s: %w: %s", strings.Join(args, " "), err, said)
+		return fmt.Errorf("run %s %s: %w: %s", tool, strings.Join(args, " "), err, said)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/template"
 	"time"
 
@@ -26,11 +27,17 @@ tls: {ca: ca.pem, cert: {{.Node}}.pem, key: {{.Node}}.key}
 state_dir: {{q .StateDir}}
 run_dir: {{q .RunDir}}
 log: {level: {{.LogLevel}}, format: console}
-heartbeat: {interval: 50ms, timeout: {{.Timeout}}}
+heartbeat: {interval: 50ms, timeout: {{.Timeout}}}{{- if .Endpoints}}
+arbiter: {etcd: {endpoints: [{{range $i, $e := .Endpoints}}{{if $i}}, {{end}}{{q $e}}{{end}}], ca: ca.pem, cert: {{.Node}}.pem, key: {{.Node}}.key}}
+{{- else}}
 arbiter: {file: {path: {{q .Arbiter}}}}
+{{- end}}
 pairs:
   - name: {{.Pair}}
-    nodes: [{name: a, address: "{{.AddressA}}:7420"}, {name: b, address: "{{.AddressB}}:7420"}]
+    nodes:
+{{- range .Nodes}}
+      - {name: {{.Name}}, address: "{{.Address}}:7420"{{if .Path}}, paths: ["{{.Path}}:7421"]{{end}}}
+{{- end}}
     network: {bridge: {{.Bridge}}, tap: vm0, mac: "{{.MAC}}"}
     vm:
       accel: {{.State.Accel}}
@@ -81,8 +88,17 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 		return err
 	}
 	var text strings.Builder
+	type peer struct{ Name, Address, Path string }
+	var nodes []peer
+	for _, n := range l.Nodes() {
+		p := peer{Name: n, Address: address(replNet, n)}
+		if len(l.paths()) > 1 {
+			p.Path = address(pathNet, n)
+		}
+		nodes = append(nodes, p)
+	}
 	err = nodeConfig.Execute(&text, map[string]any{
-		"Lab": l.Name, "Node": node, "Address": nodeAddress(node), "AddressA": NodeAIPv4, "AddressB": NodeBIPv4,
+		"Lab": l.Name, "Node": node, "Address": address(replNet, node), "Nodes": nodes, "Endpoints": l.endpoints(),
 		"StateDir": filepath.Join(dir, "state"), "RunDir": l.runDir(node), "Arbiter": filepath.Join(l.dir, "arbiter"),
 		"Timeout": heartbeatTimeout(l.state.Accel), "LogLevel": l.state.LogLevel, "Pair": pairName, "Bridge": Bridge,
 		"MAC": GuestMAC, "CPU": cpuModel(l.state.Accel), "State": l.state, "Encryption": l.state.Encryption,
@@ -103,8 +119,8 @@ func (l *Lab) configFile(node string) string { return filepath.Join(l.nodeDir(no
 // Socket is the path of the control socket of a node's daemon.
 func (l *Lab) Socket(node string) string { return filepath.Join(l.runDir(node), "api.sock") }
 
-// startPair starts the daemons of both nodes; they start the guest and protect
-// it by themselves.
+// startPair starts the arbiter and the daemons of all nodes; they start the
+// guest and protect it by themselves.
 func (l *Lab) startPair(ctx context.Context) error {
 	authority, err := certs.NewAuthority("colod lab "+l.Name, 365*24*time.Hour)
 	if err != nil {
@@ -113,13 +129,16 @@ func (l *Lab) startPair(ctx context.Context) error {
 	if err := authority.Save(filepath.Join(l.dir, "ca.pem"), filepath.Join(l.dir, "ca.key")); err != nil {
 		return err
 	}
-	for _, node := range Nodes {
+	if err := l.createArbiter(ctx, authority); err != nil {
+		return err
+	}
+	for _, node := range l.Nodes() {
 		if err := l.writeNode(node, authority); err != nil {
 			return fmt.Errorf("set up node %s: %w", node, err)
 		}
 	}
-	l.progress("starting colod on the nodes a and b, and the guest on a")
-	for _, node := range Nodes {
+	l.progress("starting colod on the nodes " + strings.Join(l.Nodes(), ", ") + ", and the guest on a")
+	for _, node := range l.Nodes() {
 		if err := l.startDaemon(ctx, node); err != nil {
 			return err
 		}
@@ -127,10 +146,61 @@ func (l *Lab) startPair(ctx context.Context) error {
 	return nil
 }
 
-// startDaemon starts colod in a node's namespace, as an ordinary service.
+// startDaemon starts colod in a node's namespace: kept running as by systemd,
+// unless the lab is to leave what ends.
 func (l *Lab) startDaemon(_ context.Context, node string) error {
-	return l.startDetached("ip", []string{"netns", "exec", l.ns(node), l.state.Program, "run", "--config", l.configFile(node)},
-		filepath.Join(l.nodeDir(node), "colod.log"), nil)
+	args := []string{"netns", "exec", l.ns(node), l.state.Program}
+	if l.state.NoRestart {
+		args = append(args, "run", "--config", l.configFile(node))
+	} else {
+		args = append(args, "lab", "keep", l.configFile(node))
+	}
+	return l.startDetached("ip", args, filepath.Join(l.nodeDir(node), "colod.log"), nil)
+}
+
+// ensureDaemon starts a node's colod if nothing runs it, and tells whether it
+// did so.
+func (l *Lab) ensureDaemon(ctx context.Context, node string) (started bool, err error) {
+	if _, err := l.Daemon(node); err == nil {
+		return false, nil
+	}
+	if pid := l.keeper(node); pid != 0 {
+		// It starts the daemon itself, or waits to be told after an orderly end.
+		return true, syscall.Kill(pid, syscall.SIGHUP)
+	}
+	return true, l.startDaemon(ctx, node)
+}
+
+// restartColod ends a node's colod in order and starts it again, as an upgrade
+// does.
+func (l *Lab) restartColod(ctx context.Context, node string) (string, error) {
+	old, err := l.Daemon(node)
+	if err != nil {
+		return "", err
+	}
+	if pid := l.keeper(node); pid != 0 {
+		err = syscall.Kill(pid, syscall.SIGHUP)
+	} else {
+		err = syscall.Kill(old, syscall.SIGTERM)
+	}
+	if err != nil {
+		return "", err
+	}
+	// colod brings its pairs to rest within 15 s (deploy/systemd/colod.service).
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		pid, err := l.Daemon(node)
+		if err == nil && pid != old {
+			return fmt.Sprintf("restarted colod on node %s: process %d after %d", node, pid, old), nil
+		}
+		if err != nil && l.keeper(node) == 0 {
+			if err := l.startDaemon(ctx, node); err != nil {
+				return "", err
+			}
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return "", fmt.Errorf("restart colod on node %s: process %d did not end within a minute", node, old)
+		}
+	}
 }
 
 // AwaitState returns once the pair is in the given state, and tells of the states

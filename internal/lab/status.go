@@ -91,13 +91,13 @@ func (l *Lab) Events(ctx context.Context, node string, fn func(coordinator.Event
 
 // NodeStatus asks the daemon of one node.
 func (l *Lab) NodeStatus(ctx context.Context, node string) (*Status, error) {
-	if err := checkHost(node, Nodes); err != nil {
+	if err := checkHost(node, l.Nodes()); err != nil {
 		return nil, err
 	}
 	return l.nodeStatus(ctx, node)
 }
 
-// Status asks both nodes and returns the word of the one that speaks by the
+// Status asks all nodes and returns the word of the one that speaks by the
 // newest record.
 func (l *Lab) Status(ctx context.Context) (*Status, error) {
 	if l.state.Native {
@@ -105,7 +105,7 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 	}
 	var best *Status
 	var errs []error
-	for _, node := range Nodes {
+	for _, node := range l.Nodes() {
 		st, err := l.nodeStatus(ctx, node)
 		if err != nil {
 			errs = append(errs, err)

@@ -96,7 +96,44 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
+// Attach finds a cluster that Start made before, in this process or another. Its members may run or not.
+func Attach(cfg Config) (*Cluster, error) {
+	c, err := check(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("find etcd: %w", err)
+	}
+	if _, err := os.Stat(c.cfg.Dir); err != nil {
+		return nil, fmt.Errorf("find etcd: %w", err)
+	}
+	for _, m := range c.members {
+		if pids := Processes(m.dir); len(pids) > 0 {
+			m.adopt(pids[0])
+		}
+	}
+	return c, nil
+}
+
 func prepare(cfg Config) (*Cluster, error) {
+	c, err := check(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if left, err := os.ReadDir(c.cfg.Dir); err == nil && len(left) > 0 {
+		return nil, fmt.Errorf("directory %s is not empty; remove what an earlier cluster left", c.cfg.Dir)
+	}
+	if err := os.MkdirAll(c.cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make directory: %w", err)
+	}
+	if !c.cfg.Plain {
+		if err := c.makeCertificates(); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(c.cfg.Dir))
+		}
+	}
+	return c, nil
+}
+
+// check completes a configuration without touching anything.
+func check(cfg Config) (*Cluster, error) {
 	if cfg.Binary == "" {
 		cfg.Binary = "etcd"
 	}
@@ -139,17 +176,6 @@ func prepare(cfg Config) (*Cluster, error) {
 		}
 		seen[m.Name] = true
 		c.members = append(c.members, &member{Member: m, dir: filepath.Join(cfg.Dir, m.Name)})
-	}
-	if left, err := os.ReadDir(cfg.Dir); err == nil && len(left) > 0 {
-		return nil, fmt.Errorf("directory %s is not empty; remove what an earlier cluster left", cfg.Dir)
-	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make directory: %w", err)
-	}
-	if !cfg.Plain {
-		if err := c.makeCertificates(); err != nil {
-			return nil, errors.Join(err, os.RemoveAll(cfg.Dir))
-		}
 	}
 	return c, nil
 }

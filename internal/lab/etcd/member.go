@@ -36,8 +36,19 @@ type member struct {
 	dir string
 
 	mu   sync.Mutex
-	cmd  *exec.Cmd
-	done chan struct{} // closed when cmd has ended
+	proc *os.Process
+	done chan struct{} // closed when proc has ended; nil for an adopted one
+}
+
+// adopt takes over a process that runs already: another's child, whose end is looked for where it matters.
+func (m *member) adopt(pid int) {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return // it has just ended
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.proc, m.done = p, nil
 }
 
 func (m *member) logPath() string { return filepath.Join(m.dir, "log") }
@@ -65,7 +76,7 @@ func (c *Cluster) launch(i int) error {
 	m := c.members[i]
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cmd != nil {
+	if m.proc != nil {
 		return fmt.Errorf("member %s runs already", m.Name)
 	}
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
@@ -85,7 +96,7 @@ func (c *Cluster) launch(i int) error {
 		return fmt.Errorf("launch member %s: %w", m.Name, err)
 	}
 	done := make(chan struct{})
-	m.cmd, m.done = cmd, done
+	m.proc, m.done = cmd.Process, done
 	go func() {
 		// How it ended stands in its log.
 		_ = cmd.Wait()
@@ -99,10 +110,10 @@ func (c *Cluster) PID(i int) int {
 	m := c.members[i]
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cmd == nil {
+	if m.proc == nil {
 		return 0
 	}
-	return m.cmd.Process.Pid
+	return m.proc.Pid
 }
 
 // Restart starts a member again that was killed or stopped, with the data that it had. It returns at once: without a
@@ -119,19 +130,29 @@ func (c *Cluster) end(i int, sig syscall.Signal) error {
 	m := c.members[i]
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cmd == nil {
+	if m.proc == nil {
 		return nil
 	}
-	_ = m.cmd.Process.Signal(sig)
+	_ = m.proc.Signal(sig)
+	if m.done == nil {
+		done := make(chan struct{})
+		m.done = done
+		go func() {
+			for deadline := time.Now().Add(2 * termLimit); len(Processes(m.dir)) > 0 && time.Now().Before(deadline); {
+				time.Sleep(5 * time.Millisecond)
+			}
+			close(done)
+		}()
+	}
 	limit := time.NewTimer(termLimit)
 	defer limit.Stop()
 	select {
 	case <-m.done:
 	case <-limit.C:
-		_ = m.cmd.Process.Kill()
+		_ = m.proc.Kill()
 		<-m.done
 	}
-	m.cmd, m.done = nil, nil
+	m.proc, m.done = nil, nil
 	return nil
 }
 
@@ -145,10 +166,10 @@ func (c *Cluster) signal(i int, sig syscall.Signal) error {
 	m := c.members[i]
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cmd == nil {
+	if m.proc == nil {
 		return fmt.Errorf("signal member %s: it does not run", m.Name)
 	}
-	if err := m.cmd.Process.Signal(sig); err != nil {
+	if err := m.proc.Signal(sig); err != nil {
 		return fmt.Errorf("signal member %s: %w", m.Name, err)
 	}
 	return nil
@@ -161,9 +182,9 @@ func (c *Cluster) WaitHealthy(ctx context.Context, i int) error {
 	m := c.members[i]
 	for {
 		m.mu.Lock()
-		done := m.done
+		runs, done := m.proc != nil, m.done
 		m.mu.Unlock()
-		if done == nil {
+		if !runs {
 			return fmt.Errorf("member %s does not run", m.Name)
 		}
 		err := c.Health(ctx, i)

@@ -29,11 +29,11 @@ func (c *Cluster) caPath() string { return filepath.Join(c.cfg.Dir, "ca.pem") }
 func (c *Cluster) Client(name string) (ClientFiles, error) {
 	base := filepath.Join(c.cfg.Dir, "client-"+name)
 	f := ClientFiles{CA: c.caPath(), Cert: base + ".pem", Key: base + ".key"}
-	if c.ca == nil {
-		return f, fmt.Errorf("make certificate of client %s: the cluster has no TLS", name)
-	}
 	if _, err := os.Stat(f.Cert); err == nil {
 		return f, nil
+	}
+	if c.ca == nil {
+		return f, fmt.Errorf("make certificate of client %s: the cluster has no TLS, or its authority is not known here", name)
 	}
 	n, err := c.ca.Issue(name, time.Hour*24)
 	if err != nil {
@@ -112,7 +112,13 @@ func (c *Cluster) healthTLS() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	ca, err := os.ReadFile(f.CA)
+	if err != nil {
+		return nil, err
+	}
 	pool := x509.NewCertPool()
-	pool.AddCert(c.ca.Cert)
+	if !pool.AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("read authority %s: no certificate in it", f.CA)
+	}
 	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}, nil
 }
