@@ -101,7 +101,7 @@ func newDriver(cfg *config.Pair, self *config.Config, plat Platform, arb arbiter
 	}
 	d.path, d.data = path, data
 	d.m = pair.New(pair.Config{
-		Pair: cfg.Name, Self: d.node, Peer: d.peer.Name, First: cfg.First(d.node),
+		Pair: cfg.Name, Self: d.node, Peers: []string{d.peer.Name}, First: cfg.First(d.node),
 		Guest: fingerprint(cfg), AutoProtect: cfg.AutoProtect,
 		IdleInterval: cfg.Checkpoint.IdleInterval.D(), CheckpointTimeout: cfg.Checkpoint.Timeout.D(),
 		Retrigger: cfg.Checkpoint.Retrigger.D(), SyncTimeout: cfg.Checkpoint.SyncTimeout.D(),
@@ -239,6 +239,12 @@ func (d *driver) act(a pair.Action) {
 		}
 		d.data.SecondaryResumed(a.At)
 
+	case pair.Choose:
+		ev := pair.Chosen{Op: a.Op, Err: "no other node is ready"}
+		if len(a.Ready) > 0 {
+			ev.Peer, ev.Err = a.Ready[0], ""
+		}
+		d.post(ev)
 	case pair.Send:
 		d.send(a.Msg)
 	case pair.Answer:
@@ -327,7 +333,7 @@ func (d *driver) onMessage(kind string, body []byte) {
 		d.log.Warn().Err(err).Str("peer", d.peer.Name).Msg("message of the other node refused")
 		return
 	}
-	d.post(pair.Received{Msg: msg})
+	d.post(pair.Received{From: d.peer.Name, Msg: msg})
 }
 
 // onProxy takes an event of the data path, on its thread.

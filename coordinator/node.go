@@ -199,11 +199,11 @@ func (n *Node) newLink(p config.PairNode) *peer.Link {
 		Interval: n.cfg.Heartbeat.Interval.D(), Timeout: n.cfg.Heartbeat.Timeout.D(), Log: n.log,
 		Up: func() {
 			n.log.Info().Str("peer", p.Name).Msg("connected with the other node")
-			n.each(p.Name, func(d *driver) { d.post(pair.PeerUp{}) })
+			n.each(p.Name, func(d *driver) { d.post(pair.PeerUp{Peer: p.Name}) })
 		},
 		Down: func(reason string) {
 			n.log.Warn().Str("peer", p.Name).Msg("the other node is considered lost: " + reason)
-			n.each(p.Name, func(d *driver) { d.post(pair.PeerDown{Reason: reason}) })
+			n.each(p.Name, func(d *driver) { d.post(pair.PeerDown{Peer: p.Name, Reason: reason}) })
 		},
 		Message: func(name, kind string, body []byte) {
 			d := n.drivers[name]

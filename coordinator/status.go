@@ -136,7 +136,7 @@ func (d *driver) status() (PairStatus, bool) {
 		if rec.Ended {
 			st.Speaker = ""
 		}
-		st.Peer.Up = d.m.PeerUp()
+		st.Peer.Up = d.m.PeerUp(d.peer.Name)
 		st.Since = d.since
 	})
 	if !ok {

@@ -9,7 +9,8 @@ import (
 // Action is something the driver has to do.
 //
 // The driver takes the actions of one Step in their order. Those on the VM
-// (FindVM, LaunchVM, EndVM, PowerDown, CheckVM, FreeVM, Copy, Trigger) are
+// (FindVM, LaunchVM, EndVM, PowerDown, PauseVM, ContVM, ResetVM, CheckVM,
+// FreeVM, Copy, Trigger, Forget) are
 // carried out one after the other; so are those on the data path (Mute,
 // Speak, Link, Hold, MarkStopped, Cover, SecondaryStopped,
 // SecondaryResumed), and those on the arbiter. CutSession takes effect at
@@ -53,6 +54,15 @@ type (
 	EndVM struct{ Op uint64 }
 	// PowerDown asks the guest to shut itself down; no result.
 	PowerDown struct{}
+	// PauseVM lets the guest stand still, as QMP's stop does; result VMPaused.
+	PauseVM struct{ Op uint64 }
+	// ContVM lets it go on, as QMP's cont does; result VMContinued.
+	ContVM struct{ Op uint64 }
+	// ResetVM resets the guest, as QMP's system_reset does; result VMReset.
+	ResetVM struct{ Op uint64 }
+	// Forget removes what is kept of a guest that was deleted: the VM's
+	// files and the registry's entries. No result.
+	Forget struct{}
 	// CheckVM asks the VM's monitor for a sign of life; result VMChecked.
 	CheckVM struct{ Op uint64 }
 	// FreeVM ends COLO on this side, so that the VM runs alone; result VMFreed.
@@ -97,8 +107,35 @@ type (
 	SecondaryStopped struct{ At time.Time }
 	SecondaryResumed struct{ At time.Time }
 
-	// Send sends a message to the other node, if it is connected; no result.
-	Send struct{ Msg Message }
+	// Choose asks which node is to run the secondary; result Chosen. Ready
+	// are the nodes that said they are ready, in the order of the pair's
+	// list. Last are those with which protection failed lately, the latest
+	// failure last: they are to be tried after all others, in this order.
+	// Only says that no node outside of Ready may be taken.
+	Choose struct {
+		Op          uint64
+		Ready, Last []string
+		Only        bool
+	}
+	// Fence makes sure that a node cannot be heard any more, by the
+	// configured command; result FencedNode. It may take long.
+	Fence struct {
+		Op   uint64
+		Node string
+	}
+	// Maintained says what is to be kept over a restart of colod: after the
+	// next Start it is given back as Ask with OpMaintenance. No result.
+	Maintained struct {
+		On  bool
+		Why string
+		Rev uint64
+	}
+
+	// Send sends a message to another node, if it is connected; no result.
+	Send struct {
+		To  string
+		Msg Message
+	}
 	// Answer answers an Ask. Err is "" when the wish is fulfilled.
 	Answer struct {
 		ID  uint64
@@ -139,6 +176,13 @@ func (FindVM) isAction()           {}
 func (LaunchVM) isAction()         {}
 func (EndVM) isAction()            {}
 func (PowerDown) isAction()        {}
+func (PauseVM) isAction()          {}
+func (ContVM) isAction()           {}
+func (ResetVM) isAction()          {}
+func (Forget) isAction()           {}
+func (Choose) isAction()           {}
+func (Fence) isAction()            {}
+func (Maintained) isAction()       {}
 func (CheckVM) isAction()          {}
 func (FreeVM) isAction()           {}
 func (CutSession) isAction()       {}

@@ -38,7 +38,7 @@ func (m *Machine) askProtect(a Ask) string {
 		}
 		m.noAuto, m.failures = "", 0
 		m.await(a)
-		m.toSyncing("asked for by an operator")
+		m.choose(true)
 	case m.state == Standby && m.forward(a):
 		m.await(a)
 	default:
@@ -59,7 +59,7 @@ func (m *Machine) askCheckpoint(a Ask) string {
 	case m.forward(a):
 		m.reply(a, "")
 	default:
-		return m.cfg.Peer + " does not answer"
+		return m.partner() + " does not answer"
 	}
 	return ""
 }
@@ -68,12 +68,12 @@ func (m *Machine) askFailover(a Ask) string {
 	switch {
 	case m.state != Protected && m.state != Checkpointing:
 		return "there is no secondary that could take over; the pair is " + m.state.String() + ": " + m.reason
-	case !m.peerUp:
-		return m.cfg.Peer + " does not answer"
+	case !m.up(m.partner()):
+		return m.partner() + " does not answer"
 	case m.role == Speaker:
 		m.await(a)
 		m.endVM()
-		m.handOver("failover to "+m.cfg.Peer+" asked for by an operator", "failover asked for by an operator")
+		m.handOver("failover to "+m.partner()+" asked for by an operator", "failover asked for by an operator")
 	default:
 		m.forward(a)
 		m.await(a)
@@ -126,10 +126,11 @@ func (m *Machine) busy() string {
 
 // forward passes a wish on to the speaker.
 func (m *Machine) forward(a Ask) bool {
-	if !m.peerUp {
+	to := m.rec.Speaker
+	if to == m.cfg.Self || !m.up(to) || m.asker != "" {
 		return false
 	}
-	m.send(Request{Op: a.Op, GraceMS: int64(a.Grace / time.Millisecond)})
+	m.send(to, Request{Op: a.Op, GraceMS: int64(a.Grace / time.Millisecond), Target: a.Target, Role: a.Role, On: a.On})
 	return true
 }
 
@@ -143,7 +144,7 @@ func (m *Machine) reply(a Ask, err string) {
 	case a.ID != 0:
 		m.emit(Answer{ID: a.ID, Err: err})
 	case err != "":
-		m.warn(m.cfg.Peer + " asked to " + string(a.Op) + ": " + err)
+		m.warn(m.asker + " asked to " + string(a.Op) + ": " + err)
 	}
 }
 
@@ -184,7 +185,7 @@ func (m *Machine) answerMove(s State) {
 			m.answer(OpFailover, why)
 		}
 	case Standby:
-		if m.rec.Speaker == m.cfg.Peer {
+		if m.rec.Speaker != m.cfg.Self {
 			m.answer(OpFailover, "")
 		}
 		m.answer(OpProtect, why)

@@ -184,7 +184,7 @@ func (m *Machine) checkpointDone() {
 		m.armed()
 		return
 	}
-	m.become(Protected, Speaker, "protected by "+m.cfg.Peer)
+	m.become(Protected, Speaker, "protected by "+m.with)
 	m.answer(OpCheckpoint, "")
 	m.setIdle()
 	m.checkpointNow()

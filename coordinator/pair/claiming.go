@@ -69,7 +69,7 @@ func (m *Machine) stepClaiming(ev Event) {
 		m.speakerShutdown(ev)
 	case Received:
 		if msg, ok := ev.Msg.(PeerEnded); ok && msg.Generation == m.rec.Generation && m.role == Secondary {
-			m.toStopped("ended on "+m.cfg.Peer+": "+msg.Reason, stopEnd)
+			m.toStopped("ended on "+ev.From+": "+msg.Reason, stopEnd)
 		}
 	}
 }

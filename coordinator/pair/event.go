@@ -25,8 +25,22 @@ type (
 	Ask struct {
 		ID uint64
 		Op Op
-		// Grace is for OpStop: how long the guest may take to shut itself down.
+		// Grace is for OpStop and OpDelete: how long the guest may take to
+		// shut itself down.
 		Grace time.Duration
+		// Target is for OpMigrate: the node that is to get a role.
+		Target string
+		// Role is for OpMigrate: the role that Target is to get. NoRole means
+		// speaker if it is the secondary already, and secondary otherwise.
+		Role Role
+		// On is for OpMaintenance: on or off. For OpStart: make a guest
+		// that was deleted anew.
+		On bool
+		// Why is for OpMaintenance: the operator's sentence.
+		Why string
+		// Rev is for OpMaintenance: 0 for an operator's wish, and the one of
+		// Maintained when the driver gives back what it kept over a restart.
+		Rev uint64
 	}
 )
 
@@ -40,7 +54,22 @@ const (
 	OpFailover   Op = "failover"
 	OpStop       Op = "stop"
 	OpStart      Op = "start"
+
+	OpReboot      Op = "reboot"      // reset the guest
+	OpPause       Op = "pause"       // let it stand still
+	OpCont        Op = "cont"        // let it go on
+	OpDelete      Op = "delete"      // end it for good
+	OpMigrate     Op = "migrate"     // give a node a role
+	OpSwitchover  Op = "switchover"  // exchange the roles, planned
+	OpMaintenance Op = "maintenance" // hold what happens by itself, or no longer
+	OpForce       Op = "force"       // speak without having won the record
 )
+
+// Ops are all wishes.
+var Ops = []Op{
+	OpProtect, OpCheckpoint, OpFailover, OpStop, OpStart, OpReboot, OpPause, OpCont, OpDelete,
+	OpMigrate, OpSwitchover, OpMaintenance, OpForce,
+}
 
 // Events of the arbiter.
 type (
@@ -91,6 +120,11 @@ type (
 	VMFound struct {
 		Op    uint64
 		Found bool
+		// Paused says that it stands still because somebody stopped it.
+		Paused bool
+		// Left says that its guest has been migrated away by somebody else
+		// (QEMU's status postmigrate).
+		Left bool
 	}
 	// VMLaunched is the result of LaunchVM.
 	VMLaunched struct {
@@ -119,6 +153,24 @@ type (
 		VM uint64
 		At time.Time
 	}
+	// GuestReset is QEMU's RESET: the guest, or somebody, has restarted it
+	// within its VM.
+	GuestReset struct {
+		VM     uint64
+		Reason string
+	}
+	// VMHung says that the VM here does not run although nobody stopped it.
+	VMHung struct {
+		VM     uint64
+		Reason string
+	}
+	// VMMigration is QEMU's MIGRATION of a migration that colod did not
+	// start; the copying of the guest for its protection is not told. Status
+	// is QEMU's, such as setup, active, completed, failed, cancelled.
+	VMMigration struct {
+		VM     uint64
+		Status string
+	}
 	// COLOExit is QEMU's COLO_EXIT.
 	COLOExit struct {
 		VM     uint64
@@ -136,6 +188,21 @@ type (
 	}
 	// VMGone is the result of EndVM.
 	VMGone struct {
+		Op  uint64
+		Err string
+	}
+	// VMPaused is the result of PauseVM; VMStopped follows, or came before.
+	VMPaused struct {
+		Op  uint64
+		Err string
+	}
+	// VMContinued is the result of ContVM; VMResumed follows, or came before.
+	VMContinued struct {
+		Op  uint64
+		Err string
+	}
+	// VMReset is the result of ResetVM; GuestReset follows, or came before.
+	VMReset struct {
 		Op  uint64
 		Err string
 	}
@@ -191,45 +258,73 @@ type (
 	}
 )
 
-// Events of the other node.
+// Events of the other nodes. Peer and From are their names.
 type (
-	// PeerUp says that heartbeats come again.
-	PeerUp struct{}
-	// PeerDown says that the other node is considered lost.
-	PeerDown struct{ Reason string }
-	// Received is a message of the other node.
-	Received struct{ Msg Message }
+	// PeerUp says that the node answers, over a fresh connection.
+	PeerUp struct{ Peer string }
+	// PeerDown says that the node is considered lost.
+	PeerDown struct{ Peer, Reason string }
+	// Received is a message of another node.
+	Received struct {
+		From string
+		Msg  Message
+	}
+	// SecondaryDeaf says, on the speaker, that the secondary's guest says
+	// nothing any more although checkpoints complete.
+	SecondaryDeaf struct{ Reason string }
+	// Chosen is the result of Choose. Peer is connected. With Err no node
+	// can be taken; the sentence says for each why not.
+	Chosen struct {
+		Op     uint64
+		Peer   string
+		Reason string // why this one
+		Err    string
+	}
+	// FencedNode is the result of Fence.
+	FencedNode struct {
+		Op  uint64
+		Err string
+	}
 )
 
 // expired is a timer that ran out; made by Step from a Tick.
 type expired struct{ t timer }
 
-func (Start) isEvent()      {}
-func (Tick) isEvent()       {}
-func (Quit) isEvent()       {}
-func (Ask) isEvent()        {}
-func (RecordRead) isEvent() {}
-func (Swapped) isEvent()    {}
-func (VMFound) isEvent()    {}
-func (VMLaunched) isEvent() {}
-func (VMDied) isEvent()     {}
-func (VMShutdown) isEvent() {}
-func (VMStopped) isEvent()  {}
-func (VMResumed) isEvent()  {}
-func (COLOExit) isEvent()   {}
-func (VMChecked) isEvent()  {}
-func (VMFreed) isEvent()    {}
-func (VMGone) isEvent()     {}
-func (Copied) isEvent()     {}
-func (Triggered) isEvent()  {}
-func (Muted) isEvent()      {}
-func (Speaking) isEvent()   {}
-func (Linked) isEvent()     {}
-func (LinkLost) isEvent()   {}
-func (Diverged) isEvent()   {}
-func (Held) isEvent()       {}
-func (Covered) isEvent()    {}
-func (PeerUp) isEvent()     {}
-func (PeerDown) isEvent()   {}
-func (Received) isEvent()   {}
-func (expired) isEvent()    {}
+func (Start) isEvent()         {}
+func (Tick) isEvent()          {}
+func (Quit) isEvent()          {}
+func (Ask) isEvent()           {}
+func (RecordRead) isEvent()    {}
+func (Swapped) isEvent()       {}
+func (VMFound) isEvent()       {}
+func (VMLaunched) isEvent()    {}
+func (VMDied) isEvent()        {}
+func (VMShutdown) isEvent()    {}
+func (VMStopped) isEvent()     {}
+func (VMResumed) isEvent()     {}
+func (GuestReset) isEvent()    {}
+func (VMHung) isEvent()        {}
+func (VMMigration) isEvent()   {}
+func (VMPaused) isEvent()      {}
+func (VMContinued) isEvent()   {}
+func (VMReset) isEvent()       {}
+func (SecondaryDeaf) isEvent() {}
+func (Chosen) isEvent()        {}
+func (FencedNode) isEvent()    {}
+func (COLOExit) isEvent()      {}
+func (VMChecked) isEvent()     {}
+func (VMFreed) isEvent()       {}
+func (VMGone) isEvent()        {}
+func (Copied) isEvent()        {}
+func (Triggered) isEvent()     {}
+func (Muted) isEvent()         {}
+func (Speaking) isEvent()      {}
+func (Linked) isEvent()        {}
+func (LinkLost) isEvent()      {}
+func (Diverged) isEvent()      {}
+func (Held) isEvent()          {}
+func (Covered) isEvent()       {}
+func (PeerUp) isEvent()        {}
+func (PeerDown) isEvent()      {}
+func (Received) isEvent()      {}
+func (expired) isEvent()       {}

@@ -67,9 +67,9 @@ func (m *Machine) decide() {
 		m.wait = waitCreate
 		m.swap(arbiter.Record{Speaker: m.cfg.Self}, "new pair")
 	case !m.rec.Exists() && have:
-		m.toFenced("a VM runs here, but the pair has no record yet and " + m.cfg.Peer + " is its first speaker")
+		m.toFenced("a VM runs here, but the pair has no record yet and " + m.firstNode() + " is its first speaker")
 	case !m.rec.Exists():
-		m.toStandby("waiting for " + m.cfg.Peer + " to start the guest")
+		m.toStandby("waiting for " + m.firstNode() + " to start the guest")
 	case m.rec.Ended:
 		m.toStopped(m.rec.Reason, stopKeep)
 	case m.rec.Speaker == m.cfg.Self:
@@ -93,7 +93,7 @@ func (m *Machine) decideSpeaker(have bool) {
 	case have:
 		// colod died here in the middle of protection: the session is gone.
 		m.toClaiming(claim{how: Alone}, "the guest runs here already; its protection ended with the former colod")
-	case m.peer != nil && !m.peer.HasVM && (m.peer.State == Standby || m.peer.State == Idle || m.peer.State == Stopped):
+	case m.hasNothing(m.rec.Standby):
 		m.toClaiming(claim{how: Alone}, "no node holds the guest any more: it is started again")
 	default:
 		// The other node may hold the only copy: let it take over.
@@ -113,18 +113,18 @@ func (m *Machine) decideSpeaker(have bool) {
 // speaker, if it lives, will begin anew; if it does not answer, this VM is
 // the guest.
 func (m *Machine) decideFoundSecondary() {
-	if m.peer != nil {
-		if m.peer.HasVM {
-			m.toFenced(m.cfg.Peer + " speaks; the secondary found here is no longer fed")
+	if p := m.says(m.rec.Speaker); p != nil {
+		if p.HasVM {
+			m.toFenced(m.rec.Speaker + " speaks; the secondary found here is no longer fed")
 			return
 		}
-		m.toClaiming(claim{how: Alone}, m.cfg.Peer+" has no VM: the secondary found here takes over")
+		m.toClaiming(claim{how: Alone}, m.rec.Speaker+" has no VM: the secondary found here takes over")
 		return
 	}
 	if m.wait != waitSpeaker {
 		m.wait = waitSpeaker
 		m.role = Secondary
-		m.reason = "a secondary was found here; waiting for " + m.cfg.Peer
+		m.reason = "a secondary was found here; waiting for " + m.rec.Speaker
 		m.set(timerPhase, m.cfg.AdoptWait)
 	}
 	if m.timers[timerPoll] == 0 {
@@ -137,11 +137,11 @@ func (m *Machine) idleTimeout() {
 	case waitTakeover:
 		m.toClaiming(claim{how: Alone}, m.rec.Standby+" did not take over in "+m.cfg.TakeoverWait.String()+": the guest is started again here")
 	case waitSpeaker:
-		if m.peerUp {
+		if m.up(m.rec.Speaker) {
 			m.set(timerPhase, m.cfg.AdoptWait)
 			return
 		}
-		m.toClaiming(claim{how: Alone}, m.cfg.Peer+" does not answer: the secondary found here takes over")
+		m.toClaiming(claim{how: Alone}, m.rec.Speaker+" does not answer: the secondary found here takes over")
 	}
 }
 
@@ -159,4 +159,10 @@ func (m *Machine) orphaned(reason string) {
 	m.cut()
 	m.mute()
 	m.toWaiting(reason)
+}
+
+// hasNothing reports that the node says it has no VM, nor is about to.
+func (m *Machine) hasNothing(name string) bool {
+	p := m.says(name)
+	return p != nil && !p.HasVM && (p.State == Standby || p.State == Idle || p.State == Stopped)
 }

@@ -17,10 +17,16 @@ import (
 
 // Config is what a machine has to know. Durations of zero take the defaults.
 type Config struct {
-	Pair, Self, Peer string
-	First            bool   // this node is the speaker of a new pair
-	Guest            string // fingerprint of what the guest sees; must be equal on both nodes
-	AutoProtect      bool   // protect again without being asked
+	Pair, Self  string
+	Peers       []string // the other nodes, in the order of the pair's list
+	First       bool     // this node is the speaker of a new pair
+	Outside     bool     // Choose may find a node that is not in the list
+	Guest       string   // fingerprint of what the guest sees; must be equal on both nodes
+	AutoProtect bool     // protect again without being asked
+	// Fencing: a node that is not known to have given up is fenced by Fence
+	// before this one speaks in its stead. With FencingRequired nothing is
+	// said here before that has worked.
+	Fencing, FencingRequired bool
 
 	IdleInterval      time.Duration // longest time between checkpoints; 0 = no limit
 	CheckpointTimeout time.Duration // default 10 s
@@ -34,6 +40,7 @@ type Config struct {
 	AdoptWait         time.Duration // how long a secondary found at start waits for the speaker, default 2 s
 	SettleWait        time.Duration // how long after a takeover the next synchronisation waits, so that clients are served first; default 500 ms
 	SuspectWait       time.Duration // how long a secondary that is no longer fed waits for the speaker's word, default 500 ms
+	SwitchWait        time.Duration // how long the steps of a planned change of roles may take each, default 5 s
 	MaxRestarts       int           // launches in a row after deaths without a copy, default 3
 
 	// Strict makes an illegal move panic; for tests.
@@ -57,6 +64,7 @@ func (c *Config) defaults() {
 	def(&c.AdoptWait, 2*time.Second)
 	def(&c.SettleWait, 500*time.Millisecond)
 	def(&c.SuspectWait, 500*time.Millisecond)
+	def(&c.SwitchWait, 5*time.Second)
 	if c.MaxRestarts == 0 {
 		c.MaxRestarts = 3
 	}
@@ -93,12 +101,11 @@ type Machine struct {
 	vm       uint64 // number of the VM: the op that launched or found it; 0 = none
 	vmPaused bool   // stopped by somebody else than a checkpoint
 
-	// The other node.
-	peerUp bool
-	peer   *Status // as of the present connection; nil before the first
+	peers peers // the other nodes
 
 	// Session: one synchronisation and the protection that follows from it.
 	session  string
+	with     string // the other node of it
 	sessions uint32
 	ckpt     checkpoint
 	n        uint64 // number of the last checkpoint
@@ -112,6 +119,8 @@ type Machine struct {
 	stop    stopping
 	fence   fencing
 	wait    waiting // in Idle
+	offer   offer   // a request for a secondary that waits
+	choice  choice  // of a secondary, in Solo
 
 	unusable string // (speaker) why the other side is given up, while our own VM is being checked
 	suspect  string // (secondary) why it believes to be no longer fed
@@ -122,12 +131,17 @@ type Machine struct {
 
 	quit, exited bool
 	asks         []Ask
+	asker        string // node whose operator asks, while that is looked at
 }
 
 // New makes a machine; the first event must be Start.
 func New(cfg Config) *Machine {
 	cfg.defaults()
-	return &Machine{cfg: cfg, state: Idle, reason: "colod starts"}
+	m := &Machine{cfg: cfg, state: Idle, reason: "colod starts"}
+	for _, name := range cfg.Peers {
+		m.peers.of(name)
+	}
+	return m
 }
 
 // State is the present state.
@@ -144,9 +158,6 @@ func (m *Machine) Record() arbiter.Record { return m.rec }
 
 // Session is the present session, or "".
 func (m *Machine) Session() string { return m.session }
-
-// PeerUp reports whether the other node answers.
-func (m *Machine) PeerUp() bool { return m.peerUp }
 
 // HasVM reports whether a VM of the pair runs here.
 func (m *Machine) HasVM() bool { return m.vm != 0 }
@@ -295,6 +306,8 @@ func (m *Machine) common(ev Event) bool {
 		m.muted = ev.Err == ""
 	case Speaking:
 		return m.done(&m.speaking, ev.Op)
+	case Chosen:
+		return m.done(&m.choice.op, ev.Op)
 	case Copied:
 		return ev.Session == m.session
 	case Linked:
@@ -307,48 +320,24 @@ func (m *Machine) common(ev Event) bool {
 			return false
 		}
 	case PeerUp:
-		m.peerUp = true
-		m.sendStatus()
-	case PeerDown:
-		m.peerUp, m.peer = false, nil
-	case Received:
-		return m.received(ev.Msg)
-	}
-	return true
-}
-
-// received keeps the other node's status; it reports whether the state is to
-// see the message.
-func (m *Machine) received(msg Message) bool {
-	switch msg := msg.(type) {
-	case Status:
-		again := m.peer != nil && m.peer.Boot != msg.Boot
-		m.peer = &msg
-		if again {
-			m.dispatch(restarted{})
+		m.peers.of(ev.Peer).up = true
+		m.send(ev.Peer, m.status())
+		if m.session != "" && ev.Peer != m.with {
+			return false
 		}
-		m.catchUp()
-	case Request:
-		// The other node's operator: as if asked here, with nobody to answer.
-		m.dispatch(Ask{Op: msg.Op, Grace: time.Duration(msg.GraceMS) * time.Millisecond})
-		return false
+	case PeerDown:
+		p := m.peers.of(ev.Peer)
+		p.up, p.status = false, nil
+		if m.session != "" && ev.Peer != m.with {
+			return false
+		}
+	case restarted:
+		return m.session == "" || ev.peer == m.with
+	case Received:
+		return m.received(ev)
 	}
 	return true
 }
-
-// catchUp reads the record while the other node knows a newer one.
-func (m *Machine) catchUp() {
-	if m.peer != nil && m.peer.Generation > m.rec.Generation {
-		m.read()
-		m.set(timerBehind, m.cfg.RecordPoll)
-	}
-}
-
-// restarted says that the other node's colod is a new process: what it held
-// for the session is gone.
-type restarted struct{}
-
-func (restarted) isEvent() {}
 
 // done reports whether op is the awaited number, and stops waiting for it.
 func (m *Machine) done(awaited *uint64, op uint64) bool {
@@ -396,7 +385,7 @@ func (m *Machine) become(s State, r Role, reason string) {
 	m.state, m.role, m.reason = s, r, reason
 	m.timers = timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind]}
 	m.unusable, m.suspect = "", ""
-	m.checking = 0
+	m.checking, m.choice.op = 0, 0
 	m.emit(Moved{From: from, To: s, Role: r, Reason: reason})
 	m.sendStatus()
 	m.answerMove(s)
@@ -412,18 +401,26 @@ func (m *Machine) emit(a Action) { m.out = append(m.out, a) }
 
 func (m *Machine) warn(text string) { m.emit(Warn{Text: text}) }
 
-// send sends a message if the other node is there.
-func (m *Machine) send(msg Message) {
-	if m.peerUp {
-		m.emit(Send{Msg: msg})
+// send sends a message if the node is there.
+func (m *Machine) send(to string, msg Message) {
+	if m.up(to) {
+		m.emit(Send{To: to, Msg: msg})
 	}
 }
 
-func (m *Machine) sendStatus() {
-	m.send(Status{
+// status is what the other nodes are told of this one.
+func (m *Machine) status() Status {
+	return Status{
 		Boot: m.boot, State: m.state, Role: m.role, Generation: m.rec.Generation,
-		HasVM: m.vm != 0, Ready: m.ready(), Session: m.session, Reason: clip(m.reason),
-	})
+		HasVM: m.vm != 0, Ready: m.ready(), Paused: m.vmPaused, Session: m.session, Reason: clip(m.reason),
+	}
+}
+
+// sendStatus tells all nodes where this one stands.
+func (m *Machine) sendStatus() {
+	for _, name := range m.peers.order {
+		m.send(name, m.status())
+	}
 }
 
 // ready reports whether a request for a secondary would be met.
@@ -505,7 +502,7 @@ func (m *Machine) speak(h How) {
 func (m *Machine) cut() {
 	if m.session != "" {
 		m.emit(CutSession{Session: m.session})
-		m.session = ""
+		m.session, m.with = "", ""
 	}
 	m.ckpt = checkpoint{}
 	m.pending = reasons{}

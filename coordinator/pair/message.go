@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"colod/coordinator/arbiter"
 )
@@ -29,9 +30,15 @@ type (
 		Role       Role   `json:"role"`
 		Generation uint64 `json:"generation"` // of the record the sender knows
 		HasVM      bool   `json:"has_vm"`
-		Ready      bool   `json:"ready"` // would prepare a secondary
+		Ready      bool   `json:"ready"`            // would prepare a secondary
+		Paused     bool   `json:"paused,omitempty"` // the guest stands still by its operator's wish
 		Session    string `json:"session,omitempty"`
 		Reason     string `json:"reason,omitempty"`
+		// Maintenance as the sender knows it; the one with the higher
+		// revision counts. 0: never heard of.
+		MaintenanceRev uint64 `json:"maintenance_rev,omitempty"`
+		Maintenance    bool   `json:"maintenance,omitempty"`
+		MaintenanceWhy string `json:"maintenance_why,omitempty"`
 	}
 	// Prepare asks a standby for a secondary. Guest is a fingerprint of what
 	// the guest sees; Secret is the session's, made by the speaker's driver.
@@ -66,6 +73,13 @@ type (
 		Generation uint64 `json:"generation"`
 		Reason     string `json:"reason"`
 	}
+	// HandOver asks the secondary to take over, as planned: the sender's
+	// guest stands still, or is ended, and says nothing more.
+	HandOver struct {
+		Session    string `json:"session"`
+		Generation uint64 `json:"generation"`
+		Reason     string `json:"reason"`
+	}
 	// PeerEnded says that the guest was ended on purpose.
 	PeerEnded struct {
 		Generation uint64 `json:"generation"`
@@ -79,8 +93,11 @@ type (
 	// Request passes an operator's wish on to the speaker.
 	Request struct {
 		Op Op `json:"op"`
-		// GraceMS is for OpStop, in milliseconds.
-		GraceMS int64 `json:"grace_ms,omitempty"`
+		// GraceMS is for OpStop and OpDelete, in milliseconds.
+		GraceMS int64  `json:"grace_ms,omitempty"`
+		Target  string `json:"target,omitempty"` // for OpMigrate
+		Role    Role   `json:"role,omitempty"`   // for OpMigrate
+		On      bool   `json:"on,omitempty"`     // see Ask
 	}
 )
 
@@ -92,6 +109,7 @@ func (Refused) Kind() string    { return "refused" }
 func (Armed) Kind() string      { return "armed" }
 func (Abort) Kind() string      { return "abort" }
 func (PeerVMDied) Kind() string { return "vm-died" }
+func (HandOver) Kind() string   { return "hand-over" }
 func (PeerEnded) Kind() string  { return "ended" }
 func (COLOBroken) Kind() string { return "colo-broken" }
 func (Request) Kind() string    { return "request" }
@@ -102,6 +120,7 @@ const (
 	maxReason  = 1024
 	maxGuest   = 128
 	maxToken   = 128
+	maxNode    = 253
 )
 
 func checkSession(s string) error {
@@ -135,7 +154,7 @@ func (m Status) check() error {
 			return err
 		}
 	}
-	return checkReason(m.Reason)
+	return errors.Join(checkReason(m.Reason), checkReason(m.MaintenanceWhy))
 }
 
 func (m Prepare) check() error {
@@ -162,6 +181,10 @@ func (m PeerVMDied) check() error {
 	return errors.Join(checkSession(m.Session), checkReason(m.Reason))
 }
 
+func (m HandOver) check() error {
+	return errors.Join(checkSession(m.Session), checkReason(m.Reason))
+}
+
 func (m PeerEnded) check() error { return checkReason(m.Reason) }
 
 func (m COLOBroken) check() error {
@@ -169,10 +192,11 @@ func (m COLOBroken) check() error {
 }
 
 func (m Request) check() error {
-	switch m.Op {
-	case OpProtect, OpCheckpoint, OpFailover, OpStop, OpStart:
-	default:
+	if !slices.Contains(Ops, m.Op) {
 		return fmt.Errorf("operation %q is not known", m.Op)
+	}
+	if m.Role > Secondary || len(m.Target) > maxNode {
+		return fmt.Errorf("role %d or target of %d bytes is out of range", m.Role, len(m.Target))
 	}
 	if m.GraceMS < 0 || m.GraceMS > 3600_000 {
 		return fmt.Errorf("grace of %d ms is out of range", m.GraceMS)
@@ -198,6 +222,8 @@ func DecodeMessage(kind string, body []byte) (Message, error) {
 		return decodeAs[Abort](body)
 	case "vm-died":
 		return decodeAs[PeerVMDied](body)
+	case "hand-over":
+		return decodeAs[HandOver](body)
 	case "ended":
 		return decodeAs[PeerEnded](body)
 	case "colo-broken":

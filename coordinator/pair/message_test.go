@@ -22,6 +22,8 @@ var samples = []Message{
 	PeerEnded{Generation: 8, Reason: "guest-shutdown"},
 	COLOBroken{Session: "ab-1", Reason: "error"},
 	Request{Op: OpStop, GraceMS: 20000},
+	Request{Op: OpMigrate, Target: "c", Role: Speaker},
+	HandOver{Session: "ab-1", Generation: 8, Reason: "switchover"},
 }
 
 func TestMessagesSurviveTheWire(t *testing.T) {
@@ -97,7 +99,7 @@ func FuzzDecodeMessage(f *testing.F) {
 func FuzzMachine(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32})
 	f.Fuzz(func(t *testing.T, script []byte) {
-		m := New(Config{Pair: "g", Self: "a", Peer: "b", First: true, AutoProtect: true, Strict: true})
+		m := New(Config{Pair: "g", Self: "a", Peers: []string{"b", "c"}, First: true, AutoProtect: true, Strict: true})
 		m.Step(Start{Boot: 1})
 		for i := 0; i+1 < len(script); i += 2 {
 			m.Step(Tick{Now: m.now + 1<<(script[i+1]%36)})
@@ -122,7 +124,11 @@ func anyEvent(m *Machine, k, arg byte) Event {
 		rec.Standby = map[string]string{"a": "b", "b": "a"}[rec.Speaker]
 	}
 	rec.Ended = arg&8 != 0 && rec.Standby == ""
-	switch k % 34 {
+	peer := "b"
+	if arg&32 != 0 {
+		peer = "c"
+	}
+	switch k % 45 {
 	case 0:
 		return RecordRead{Op: m.reading, Record: rec, Err: err}
 	case 1:
@@ -170,30 +176,52 @@ func anyEvent(m *Machine, k, arg byte) Event {
 	case 22:
 		return Covered{N: m.n, Err: err}
 	case 23:
-		return PeerUp{}
+		return PeerUp{Peer: peer}
 	case 24:
-		return PeerDown{Reason: "silent"}
+		return PeerDown{Peer: peer, Reason: "silent"}
 	case 25:
-		return Received{Msg: Status{Boot: uint64(arg & 1), State: State(1 + arg%10), HasVM: arg&16 != 0, Ready: arg&32 != 0, Generation: rec.Generation}}
+		return Received{From: peer, Msg: Status{Boot: uint64(arg & 1), State: State(1 + arg%10), HasVM: arg&16 != 0, Ready: arg&32 != 0, Generation: rec.Generation}}
 	case 26:
-		return Received{Msg: Prepare{Session: "s-1", Generation: 1 + uint64(arg)}}
+		return Received{From: peer, Msg: Prepare{Session: "s-1", Generation: 1 + uint64(arg)}}
 	case 27:
-		return Received{Msg: Prepared{Session: m.session}}
+		return Received{From: peer, Msg: Prepared{Session: m.session}}
 	case 28:
-		return Received{Msg: Armed{Session: m.session, Record: rec}}
+		return Received{From: peer, Msg: Armed{Session: m.session, Record: rec}}
 	case 29:
-		return Received{Msg: Abort{Session: m.session}}
+		return Received{From: peer, Msg: Abort{Session: m.session}}
 	case 30:
-		return Received{Msg: PeerVMDied{Session: m.session, Generation: m.rec.Generation}}
+		return Received{From: peer, Msg: PeerVMDied{Session: m.session, Generation: m.rec.Generation}}
 	case 31:
-		return Received{Msg: PeerEnded{Generation: m.rec.Generation}}
+		return Received{From: peer, Msg: PeerEnded{Generation: m.rec.Generation}}
 	case 32:
-		return Ask{ID: uint64(arg), Op: []Op{OpProtect, OpCheckpoint, OpFailover, OpStop, OpStart}[arg%5]}
+		return Ask{ID: uint64(arg), Op: Ops[int(arg)%len(Ops)], Target: peer, Role: Role(arg % 3), On: arg&64 != 0}
 	case 33:
 		if arg == 0 {
 			return Quit{}
 		}
-		return Received{Msg: COLOBroken{Session: m.session}}
+		return Received{From: peer, Msg: COLOBroken{Session: m.session}}
+	case 34:
+		return Chosen{Op: m.choice.op, Peer: peer, Err: err}
+	case 35:
+		return Received{From: peer, Msg: HandOver{Session: m.session, Generation: m.rec.Generation}}
+	case 36:
+		return VMHung{VM: m.vm, Reason: "no CPU time"}
+	case 37:
+		return SecondaryDeaf{Reason: "silent"}
+	case 38:
+		return GuestReset{VM: m.vm, Reason: "guest-reset"}
+	case 39:
+		return VMMigration{VM: m.vm, Status: []string{"setup", "completed", "failed"}[arg%3]}
+	case 40:
+		return VMPaused{Op: m.op, Err: err}
+	case 41:
+		return VMContinued{Op: m.op, Err: err}
+	case 42:
+		return FencedNode{Op: m.op, Err: err}
+	case 43:
+		return VMReset{Op: m.op, Err: err}
+	case 44:
+		return Received{From: peer, Msg: Status{Boot: uint64(arg & 1), State: Standby, Ready: true, MaintenanceRev: uint64(arg >> 4), Maintenance: arg&8 != 0}}
 	}
 	return nil
 }

@@ -3,8 +3,9 @@ package pair
 // toProtectedSpeaker: the record names the standby.
 func (m *Machine) toProtectedSpeaker() {
 	m.failures, m.noAuto, m.restarts = 0, "", 0
-	m.become(Protected, Speaker, "protected by "+m.cfg.Peer)
-	m.send(Armed{Session: m.session, Record: m.rec})
+	m.forgive(m.with)
+	m.become(Protected, Speaker, "protected by "+m.with)
+	m.send(m.with, Armed{Session: m.session, Record: m.rec})
 	m.setIdle()
 	m.checkpointNow()
 }
@@ -13,11 +14,11 @@ func (m *Machine) toProtectedSpeaker() {
 func (m *Machine) stepProtectedSpeaker(ev Event) {
 	switch ev := ev.(type) {
 	case PeerUp:
-		m.send(Armed{Session: m.session, Record: m.rec})
+		m.send(m.with, Armed{Session: m.session, Record: m.rec})
 	case PeerDown:
-		m.toClaiming(claim{how: Released}, m.cfg.Peer+" is lost: "+ev.Reason)
+		m.toClaiming(claim{how: Released}, m.with+" is lost: "+ev.Reason)
 	case restarted:
-		m.toClaiming(claim{how: Released}, "colod on "+m.cfg.Peer+" was started again")
+		m.toClaiming(claim{how: Released}, "colod on "+m.with+" was started again")
 	case LinkLost:
 		m.peerUnusable("the link between the data paths is lost: " + ev.Reason)
 	case COLOExit:
@@ -26,11 +27,11 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 		switch msg := ev.Msg.(type) {
 		case PeerVMDied:
 			if msg.Session == m.session {
-				m.toClaiming(claim{how: Released}, "the VM on "+m.cfg.Peer+" ended: "+msg.Reason)
+				m.toClaiming(claim{how: Released}, "the VM on "+m.with+" ended: "+msg.Reason)
 			}
 		case COLOBroken:
 			if msg.Session == m.session {
-				m.peerUnusable(m.cfg.Peer + " is no longer fed: " + msg.Reason)
+				m.peerUnusable(m.with + " is no longer fed: " + msg.Reason)
 			}
 		}
 	case VMChecked:
@@ -40,7 +41,7 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 	case VMShutdown:
 		m.speakerShutdown(ev)
 	case RecordRead, Swapped:
-		if m.rec.Speaker != m.cfg.Self || m.rec.Standby != m.cfg.Peer || m.rec.Ended {
+		if m.rec.Speaker != m.cfg.Self || m.rec.Standby != m.with || m.rec.Ended {
 			m.recordLost()
 		}
 	case Quit:
@@ -81,18 +82,19 @@ func (m *Machine) vmChecked(ev VMChecked) {
 	if m.unusable == "" {
 		return
 	}
-	if ev.Err != "" && m.peerUp {
+	if ev.Err != "" && m.up(m.with) {
 		m.endVM()
 		m.handOver("the VM here does not answer: "+ev.Err, "its VM does not answer: "+ev.Err)
 		return
 	}
+	m.triedLast(m.with)
 	m.toClaiming(claim{how: Released}, m.unusable)
 }
 
 // handOver tells the other node why to take over; the VM here is gone or
 // being ended.
 func (m *Machine) handOver(reason, tell string) {
-	m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(tell)})
+	m.send(m.with, PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(tell)})
 	m.orphaned(reason)
 }
 
@@ -102,14 +104,14 @@ func (m *Machine) speakerShutdown(ev VMShutdown) {
 	if !ev.Planned {
 		return
 	}
-	m.send(PeerEnded{Generation: m.rec.Generation, Reason: clip(ev.Reason)})
+	m.send(m.partner(), PeerEnded{Generation: m.rec.Generation, Reason: clip(ev.Reason)})
 	m.toStopped("the guest was ended: "+ev.Reason, stopRecord)
 }
 
 // toProtectedSecondary: the speaker says that the record names this node as
 // standby, and the record was taken in.
 func (m *Machine) toProtectedSecondary() {
-	m.become(Protected, Secondary, "secondary of "+m.cfg.Peer)
+	m.become(Protected, Secondary, "secondary of "+m.with)
 }
 
 // stepProtectedSecondary serves Protected and Checkpointing.
@@ -123,12 +125,12 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 	case VMResumed:
 		m.emit(SecondaryResumed{At: ev.At})
 		if m.state == Checkpointing {
-			m.become(Protected, Secondary, "secondary of "+m.cfg.Peer)
+			m.become(Protected, Secondary, "secondary of "+m.with)
 		}
 	case PeerDown:
-		m.toClaiming(claim{how: TakeOver}, m.cfg.Peer+" is lost: "+ev.Reason)
+		m.toClaiming(claim{how: TakeOver}, m.with+" is lost: "+ev.Reason)
 	case restarted:
-		m.toClaiming(claim{how: TakeOver}, "colod on "+m.cfg.Peer+" was started again")
+		m.toClaiming(claim{how: TakeOver}, "colod on "+m.with+" was started again")
 	case COLOExit:
 		m.suspicion("QEMU ended COLO: " + ev.Reason)
 	case LinkLost:
@@ -137,20 +139,15 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 		switch msg := ev.Msg.(type) {
 		case PeerVMDied:
 			if msg.Session == m.session {
-				m.toClaiming(claim{how: TakeOver}, m.cfg.Peer+": "+msg.Reason)
+				m.toClaiming(claim{how: TakeOver}, m.with+": "+msg.Reason)
 			}
 		case PeerEnded:
 			if msg.Generation == m.rec.Generation {
-				m.toStopped("ended on "+m.cfg.Peer+": "+msg.Reason, stopEnd)
+				m.toStopped("ended on "+m.with+": "+msg.Reason, stopEnd)
 			}
 		case Abort:
 			if msg.Session == m.session {
-				m.toFenced(m.cfg.Peer + " gave up: " + msg.Reason)
-			}
-		case Prepare:
-			if msg.Session != m.session {
-				m.send(Refused{Session: msg.Session, Reason: "an earlier secondary is being ended; try again"})
-				m.toFenced(m.cfg.Peer + " begins anew")
+				m.toFenced(m.with + " gave up: " + msg.Reason)
 			}
 		}
 	case RecordRead:
@@ -158,20 +155,20 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 		case ev.Err != "":
 		case m.rec.Ended:
 			m.toStopped(m.rec.Reason, stopEnd)
-		case m.rec.Speaker != m.cfg.Peer || m.rec.Standby != m.cfg.Self:
+		case m.rec.Speaker != m.with || m.rec.Standby != m.cfg.Self:
 			m.toFenced("the record no longer names this node: " + m.rec.String())
 		}
 	case VMDied:
-		m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(ev.Reason)})
+		m.send(m.with, PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(ev.Reason)})
 		m.toStandby("the VM here died: " + ev.Reason)
 	case VMShutdown:
 		m.warn("the secondary's guest shut down: " + ev.Reason)
 	case Quit:
-		m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: "colod is being stopped"})
+		m.send(m.with, PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: "colod is being stopped"})
 		m.toFenced("colod is being stopped")
 	case expired:
 		if ev.t == timerSuspect && m.suspect != "" {
-			m.send(COLOBroken{Session: m.session, Reason: clip(m.suspect)})
+			m.send(m.with, COLOBroken{Session: m.session, Reason: clip(m.suspect)})
 			m.set(timerSuspect, m.cfg.SuspectWait)
 		}
 	}

@@ -3,6 +3,7 @@ package pair
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +16,8 @@ import (
 
 // The scenarios in testdata/scenarios are stories of two nodes. The commands:
 //
+//	nodes N               there are N nodes, a, b, c ...; two if this is not said
+//	config NODE k=v       sets a field of the node's Config, for its next start
 //	start NODE            colod starts on the node; its VM, if any, is still there
 //	protected             both start, and the pair is protected; not shown, see 01-first-start
 //	settle                whatever is asked for succeeds and messages arrive, until nothing is left
@@ -22,8 +25,9 @@ import (
 //	event NODE NAME k=v   something happens on the node
 //	hold NODE ACTION      the action is left unanswered; "go NODE" answers what is left
 //	fail NODE ACTION TEXT the next such action fails
+//	away NODE, back NODE  the arbiter cannot, can be reached from the node
 //	cut, heal             the nodes cannot, can talk
-//	lose NODE             heartbeats of the other node are missed at NODE
+//	lose NODE [OTHER]     heartbeats of the other node, or of all others, are missed at NODE
 //	vm NODE found|none    whether a VM is found there at the next start
 //	record                show the record
 //	state                 show both nodes
@@ -33,6 +37,7 @@ import (
 // poll are not shown.
 type storyNode struct {
 	name  string
+	cfg   Config
 	m     *Machine
 	boots uint64
 	found bool
@@ -40,10 +45,13 @@ type storyNode struct {
 	hold  map[string]bool
 	fail  map[string]string
 	vm    uint64
+	away  bool // the arbiter cannot be reached from it
+	maint *Maintained
 }
 
 type story struct {
 	t     *testing.T
+	names []string
 	nodes map[string]*storyNode
 	rec   arbiter.Record
 	cut   bool
@@ -53,22 +61,36 @@ type story struct {
 }
 
 type mail struct {
-	to  *storyNode
-	msg Message
+	from, to *storyNode
+	msg      Message
 }
 
 func newStory(t *testing.T) *story {
-	return &story{t: t, nodes: map[string]*storyNode{
-		"a": {name: "a", hold: map[string]bool{}, fail: map[string]string{}},
-		"b": {name: "b", hold: map[string]bool{}, fail: map[string]string{}},
-	}}
+	s := &story{t: t}
+	s.setNodes(2)
+	return s
 }
 
-func (s *story) other(n *storyNode) *storyNode {
-	if n.name == "a" {
-		return s.nodes["b"]
+func (s *story) setNodes(count int) {
+	s.names, s.nodes = nil, map[string]*storyNode{}
+	for i := range count {
+		s.names = append(s.names, string(rune('a'+i)))
 	}
-	return s.nodes["a"]
+	for _, name := range s.names {
+		n := &storyNode{name: name, hold: map[string]bool{}, fail: map[string]string{}}
+		n.cfg = Config{Pair: "g", Self: name, First: name == "a", AutoProtect: true, Strict: true, Guest: "x"}
+		for _, o := range s.names {
+			if o != name {
+				n.cfg.Peers = append(n.cfg.Peers, o)
+			}
+		}
+		s.nodes[name] = n
+	}
+}
+
+// mate is the other node of the session.
+func (s *story) mate(n *storyNode) *storyNode {
+	return s.nodes[n.m.with]
 }
 
 func (s *story) step(n *storyNode, ev Event) {
@@ -85,7 +107,7 @@ func (s *story) took(n *storyNode, a Action) {
 		if _, ok := a.Msg.(Status); ok {
 			break
 		}
-		fmt.Fprintf(&s.out, "%s -> %s: %s\n", n.name, s.other(n).name, show(a.Msg))
+		fmt.Fprintf(&s.out, "%s -> %s: %s\n", n.name, a.To, show(a.Msg))
 	case Swap: // what is expected there is what everybody knows
 		fmt.Fprintf(&s.out, "%s -> Swap %s\n", n.name, a.Next)
 	case Moved:
@@ -123,11 +145,11 @@ func (s *story) settleOne() bool {
 		m := s.mail[0]
 		s.mail = s.mail[1:]
 		if m.to.m != nil && !s.cut {
-			s.step(m.to, Received{Msg: m.msg})
+			s.step(m.to, Received{From: m.from.name, Msg: m.msg})
 		}
 		return true
 	}
-	for _, name := range []string{"a", "b"} {
+	for _, name := range s.names {
 		n := s.nodes[name]
 		for i, a := range n.todo {
 			if n.hold[actionName(a)] {
@@ -138,7 +160,7 @@ func (s *story) settleOne() bool {
 			return true
 		}
 	}
-	for _, name := range []string{"a", "b"} { // timers that have run out by now
+	for _, name := range s.names { // timers that have run out by now
 		n := s.nodes[name]
 		if n.m != nil && n.m.Deadline() != 0 && n.m.Deadline() <= max(s.now, 1) {
 			for _, a := range n.m.Step(Tick{Now: max(s.now, 1)}) {
@@ -153,14 +175,17 @@ func (s *story) settleOne() bool {
 func (s *story) answer(n *storyNode, a Action) {
 	err := n.fail[actionName(a)]
 	delete(n.fail, actionName(a))
-	o := s.other(n)
+	o := s.mate(n)
 	switch a := a.(type) {
 	case ReadRecord:
+		if n.away {
+			err = "the arbiter does not answer"
+		}
 		s.step(n, RecordRead{Op: a.Op, Record: s.rec, Err: err})
 	case Swap:
 		ev := Swapped{Op: a.Op, Outcome: SwapWon, Err: err}
 		switch {
-		case err == "failed":
+		case err == "failed", n.away:
 			ev.Outcome = SwapFailed
 		case s.rec != a.Prev:
 			ev.Outcome, ev.Record = SwapLost, s.rec
@@ -193,7 +218,7 @@ func (s *story) answer(n *storyNode, a Action) {
 		s.step(n, Copied{Session: a.Session, Err: err, Permanent: strings.Contains(err, "broken")})
 	case Trigger:
 		s.step(n, Triggered{N: a.N, Err: err})
-		if err == "" && !n.hold["STOP"] {
+		if err == "" && !n.hold["STOP"] && o != nil {
 			s.step(o, VMStopped{VM: o.vm})
 			s.step(n, VMStopped{VM: n.vm})
 			s.step(o, VMResumed{VM: o.vm})
@@ -204,7 +229,7 @@ func (s *story) answer(n *storyNode, a Action) {
 	case Speak:
 		s.step(n, Speaking{Op: a.Op, Err: err})
 	case Link:
-		if err == "" {
+		if err == "" && o != nil && o.m != nil {
 			s.step(o, Linked{Session: a.Session})
 		}
 		s.step(n, Linked{Session: a.Session, Err: err})
@@ -213,7 +238,38 @@ func (s *story) answer(n *storyNode, a Action) {
 	case Cover:
 		s.step(n, Covered{N: a.N, Err: err})
 	case Send:
-		s.mail = append(s.mail, mail{o, a.Msg})
+		s.mail = append(s.mail, mail{n, s.nodes[a.To], a.Msg})
+	case Choose:
+		ev := Chosen{Op: a.Op, Err: err}
+		if err == "" {
+			ev.Peer = a.Ready[0]
+			for _, name := range a.Ready {
+				if !slices.Contains(a.Last, name) {
+					ev.Peer = name
+					break
+				}
+			}
+		}
+		s.step(n, ev)
+	case PauseVM:
+		s.step(n, VMPaused{Op: a.Op, Err: err})
+		if err == "" {
+			s.step(n, VMStopped{VM: n.vm})
+		}
+	case ContVM:
+		s.step(n, VMContinued{Op: a.Op, Err: err})
+		if err == "" {
+			s.step(n, VMResumed{VM: n.vm})
+		}
+	case ResetVM:
+		s.step(n, VMReset{Op: a.Op, Err: err})
+		if err == "" {
+			s.step(n, GuestReset{VM: n.vm, Reason: "host-qmp-system-reset"})
+		}
+	case Fence:
+		s.step(n, FencedNode{Op: a.Op, Err: err})
+	case Maintained:
+		n.maint = &a
 	}
 }
 
@@ -232,11 +288,16 @@ func (s *story) line(text string) {
 		n := s.node(f[1])
 		n.boots++
 		n.todo = nil
-		n.m = New(Config{Pair: "g", Self: n.name, Peer: s.other(n).name, First: n.name == "a", AutoProtect: true, Strict: true, Guest: "x"})
+		n.m = New(n.cfg)
 		s.step(n, Start{Boot: n.boots})
-		if o := s.other(n); o.m != nil && !s.cut {
-			s.step(n, PeerUp{})
-			s.step(o, PeerUp{})
+		if n.maint != nil {
+			s.step(n, Ask{Op: OpMaintenance, On: n.maint.On, Why: n.maint.Why, Rev: n.maint.Rev})
+		}
+		for _, name := range s.names {
+			if o := s.nodes[name]; o != n && o.m != nil && !s.cut {
+				s.step(n, PeerUp{Peer: o.name})
+				s.step(o, PeerUp{Peer: n.name})
+			}
 		}
 	case "stop":
 		s.node(f[1]).m = nil
@@ -244,8 +305,9 @@ func (s *story) line(text string) {
 	case "settle":
 		s.settle()
 	case "protected":
-		s.line("start a")
-		s.line("start b")
+		for _, name := range s.names {
+			s.line("start " + name)
+		}
 		s.settle()
 		s.out.Reset()
 	case "pass":
@@ -256,7 +318,7 @@ func (s *story) line(text string) {
 		end := s.now + d
 		for s.now < end {
 			s.now = min(s.now+50*time.Millisecond, end)
-			for _, name := range []string{"a", "b"} {
+			for _, name := range s.names {
 				if n := s.nodes[name]; n.m != nil {
 					for _, a := range n.m.Step(Tick{Now: s.now}) {
 						s.took(n, a)
@@ -273,24 +335,42 @@ func (s *story) line(text string) {
 		s.node(f[1]).hold = map[string]bool{}
 	case "fail":
 		s.node(f[1]).fail[f[2]] = strings.Join(f[3:], " ")
+	case "away":
+		s.node(f[1]).away = true
+	case "back":
+		s.node(f[1]).away = false
+	case "nodes":
+		count, err := strconv.Atoi(f[1])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.setNodes(count)
+	case "config":
+		s.configure(s.node(f[1]), f[2:])
 	case "cut":
 		s.cut = true
 		s.mail = nil
 	case "heal":
 		s.cut = false
-		for _, name := range []string{"a", "b"} {
-			if s.nodes[name].m != nil {
-				s.step(s.nodes[name], PeerUp{})
+		for _, name := range s.names {
+			for _, other := range s.names {
+				if n, o := s.nodes[name], s.nodes[other]; n != o && n.m != nil && o.m != nil {
+					s.step(n, PeerUp{Peer: other})
+				}
 			}
 		}
 	case "lose":
-		s.step(s.node(f[1]), PeerDown{Reason: "heartbeats missed"})
+		for _, name := range s.names {
+			if name != f[1] && (len(f) < 3 || f[2] == name) {
+				s.step(s.node(f[1]), PeerDown{Peer: name, Reason: "heartbeats missed"})
+			}
+		}
 	case "vm":
 		s.node(f[1]).found = f[2] == "found"
 	case "record":
 		fmt.Fprintf(&s.out, "%s\n", s.rec)
 	case "state":
-		for _, name := range []string{"a", "b"} {
+		for _, name := range s.names {
 			if m := s.nodes[name].m; m != nil {
 				fmt.Fprintf(&s.out, "%s: %s, %s: %s\n", name, m.State(), m.Role(), m.Reason())
 			} else {
@@ -308,6 +388,7 @@ func (s *story) parseEvent(n *storyNode, name string, args []string) Event {
 	for _, proto := range []Event{
 		VMDied{VM: n.vm}, VMShutdown{VM: n.vm}, VMStopped{VM: n.vm}, VMResumed{VM: n.vm}, COLOExit{VM: n.vm},
 		Diverged{}, LinkLost{Session: n.m.Session()}, Quit{}, Ask{ID: 1},
+		GuestReset{VM: n.vm}, VMHung{VM: n.vm}, VMMigration{VM: n.vm}, SecondaryDeaf{}, PeerUp{}, PeerDown{},
 	} {
 		t := reflect.TypeOf(proto)
 		if t.Name() != name {
@@ -315,37 +396,53 @@ func (s *story) parseEvent(n *storyNode, name string, args []string) Event {
 		}
 		v := reflect.New(t).Elem()
 		v.Set(reflect.ValueOf(proto))
-		for _, arg := range args {
-			k, val, _ := strings.Cut(arg, "=")
-			field := v.FieldByName(k)
-			if !field.IsValid() {
-				s.t.Fatalf("%s has no field %s", name, k)
-			}
-			switch field.Interface().(type) {
-			case string, Op:
-				field.SetString(val)
-			case bool:
-				field.SetBool(val == "true")
-			case time.Duration:
-				d, err := time.ParseDuration(val)
-				if err != nil {
-					s.t.Fatal(err)
-				}
-				field.SetInt(int64(d))
-			case uint64:
-				x, err := strconv.ParseUint(val, 10, 64)
-				if err != nil {
-					s.t.Fatal(err)
-				}
-				field.SetUint(x)
-			default:
-				s.t.Fatalf("field %s of %s cannot be written here", k, name)
-			}
-		}
+		s.fields(v, args)
 		return v.Interface().(Event)
 	}
 	s.t.Fatalf("event %s cannot be written here", name)
 	return nil
+}
+
+// configure sets fields of a node's configuration.
+func (s *story) configure(n *storyNode, args []string) {
+	s.fields(reflect.ValueOf(&n.cfg).Elem(), args)
+}
+
+// fields sets a struct's fields, each written name=value.
+func (s *story) fields(v reflect.Value, args []string) {
+	for _, arg := range args {
+		k, val, _ := strings.Cut(arg, "=")
+		field := v.FieldByName(k)
+		if !field.IsValid() {
+			s.t.Fatalf("%s has no field %s", v.Type().Name(), k)
+		}
+		switch field.Interface().(type) {
+		case string, Op:
+			field.SetString(val)
+		case bool:
+			field.SetBool(val == "true")
+		case time.Duration:
+			d, err := time.ParseDuration(val)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			field.SetInt(int64(d))
+		case uint64:
+			x, err := strconv.ParseUint(val, 10, 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			field.SetUint(x)
+		case Role:
+			var r Role
+			if err := r.UnmarshalText([]byte(val)); err != nil {
+				s.t.Fatal(err)
+			}
+			field.SetUint(uint64(r))
+		default:
+			s.t.Fatalf("field %s of %s cannot be written here", k, v.Type().Name())
+		}
+	}
 }
 
 // TestScenarios runs the stories. -rewrite writes what comes out into the

@@ -147,7 +147,7 @@ func (n *simNode) start() {
 	n.cutAll = map[string]bool{}
 	n.tickAt, n.held = 0, nil
 	n.m = New(Config{
-		Pair: "g", Self: n.name, Peer: n.other().name, First: n.i == 0, AutoProtect: true, Strict: true,
+		Pair: "g", Self: n.name, Peers: []string{n.other().name}, First: n.i == 0, AutoProtect: true, Strict: true,
 		IdleInterval: 2 * time.Second, CheckpointTimeout: 3 * time.Second, StepTimeout: 5 * time.Second,
 		SyncTimeout: 20 * time.Second, TakeoverWait: 5 * time.Second, MaxRestarts: 1000, RetryMax: 4 * time.Second,
 	})
@@ -168,13 +168,13 @@ func (n *simNode) beat(run int) {
 			n.heard = w.now
 			if n.conn != w.conn || !n.linked {
 				n.conn, n.linked = w.conn, true
-				n.step(PeerUp{})
+				n.step(PeerUp{Peer: n.other().name})
 			}
 		}
 		if n.linked && w.now-n.heard > simTimeout {
 			n.linked = false
 			w.conn++ // the link ends the connection
-			n.step(PeerDown{Reason: "silent"})
+			n.step(PeerDown{Peer: n.other().name, Reason: "silent"})
 		}
 	}
 	w.after(simBeat, func() { n.beat(run) })
@@ -462,6 +462,8 @@ func (n *simNode) act(a Action) {
 	case SecondaryStopped, SecondaryResumed:
 	case Send:
 		n.send(a.Msg)
+	case Choose:
+		n.result(w.delay(0, m), Chosen{Op: a.Op, Peer: a.Ready[0]})
 	case Answer:
 	default:
 		w.fail("unknown action " + show(a))
@@ -483,7 +485,7 @@ func (n *simNode) send(msg Message) {
 	run, conn := o.run, w.conn
 	w.after(at-w.now, func() {
 		if o.run == run && o.up && !w.cut && w.conn == conn {
-			o.result(0, Received{Msg: msg})
+			o.result(0, Received{From: n.name, Msg: msg})
 		}
 	})
 }

@@ -1,6 +1,9 @@
 package pair
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // toSolo: the guest runs here alone.
 func (m *Machine) toSolo(reason string) {
@@ -37,6 +40,8 @@ func (m *Machine) stepSolo(ev Event) {
 		if m.timers[timerRetry] == 0 {
 			m.protectAgain()
 		}
+	case Chosen:
+		m.chosen(ev)
 	case expired:
 		switch ev.t {
 		case timerRetry:
@@ -58,7 +63,7 @@ func (m *Machine) stepSolo(ev Event) {
 // protectAgain begins a synchronisation if it is wanted and possible now.
 func (m *Machine) protectAgain() {
 	if m.cfg.AutoProtect && m.noAuto == "" && m.cannotProtect() == "" {
-		m.toSyncing(m.cfg.Peer + " is ready to run a secondary")
+		m.choose(false)
 	}
 }
 
@@ -71,14 +76,29 @@ func (m *Machine) cannotProtect() string {
 		return "the guest is being ended"
 	case m.vmPaused:
 		return "the guest is stopped by its operator"
-	case !m.peerUp:
-		return m.cfg.Peer + " does not answer"
-	case m.peer == nil:
-		return m.cfg.Peer + " has not said yet where it stands"
-	case !m.peer.Ready:
-		return m.cfg.Peer + " is not ready: " + m.peer.State.String() + ": " + m.peer.Reason
+	case m.cfg.Outside || len(m.readyPeers()) > 0:
+		return ""
 	}
-	return ""
+	return m.nobodyReady()
+}
+
+// nobodyReady says of each node why it cannot run a secondary.
+func (m *Machine) nobodyReady() string {
+	var why []string
+	for _, name := range m.peers.order {
+		switch p := m.peers.by[name]; {
+		case !p.up:
+			why = append(why, name+" does not answer")
+		case p.status == nil:
+			why = append(why, name+" has not said yet where it stands")
+		case !p.status.Ready:
+			why = append(why, name+" is not ready: "+p.status.State.String()+": "+p.status.Reason)
+		}
+	}
+	if len(why) == 0 {
+		return "the pair has no other node"
+	}
+	return strings.Join(why, "; ")
 }
 
 // guestLost: the VM died and nobody holds a copy. It is started again, but

@@ -19,6 +19,7 @@ func (m *Machine) stepStandby(ev Event) {
 			return
 		}
 		m.sendStatus() // ready now
+		m.prepare()
 	case expired:
 		switch ev.t {
 		case timerPoll:
@@ -28,11 +29,12 @@ func (m *Machine) stepStandby(ev Event) {
 			m.mute()
 		}
 	case RecordRead:
-		m.standbyRecord()
-	case Received:
-		if p, ok := ev.Msg.(Prepare); ok {
-			m.prepare(p)
+		if ev.Err != "" && m.offer.from != "" {
+			m.refuse(m.offer.from, m.offer.msg.Session, m.cfg.Self+" cannot read the record: "+ev.Err)
+			m.offer = offer{}
 		}
+		m.standbyRecord()
+		m.prepare()
 	}
 }
 
@@ -49,24 +51,70 @@ func (m *Machine) standbyRecord() {
 	}
 }
 
-// prepare answers the speaker's request for a secondary.
-func (m *Machine) prepare(p Prepare) {
+// offer is a speaker's request for a secondary that waits until this node can
+// answer it.
+type offer struct {
+	from string // "" = none
+	msg  Prepare
+}
+
+// offered takes a request for a secondary. What comes while this node is
+// still getting ready, or knows less of the record than the sender, waits.
+func (m *Machine) offered(from string, p Prepare) {
+	switch {
+	case m.state == Idle || m.state == Standby:
+		if m.offer.from != "" {
+			m.refuse(m.offer.from, m.offer.msg.Session, "another request for a secondary came")
+		}
+		m.offer = offer{from, p}
+		m.prepare()
+	case m.session == p.Session:
+	case m.role == Secondary && from == m.with && m.state == Syncing:
+		m.refuse(from, p.Session, "an earlier secondary is being ended; try again")
+		m.secondaryAlone(m.with + " begins anew")
+	case m.role == Secondary && from == m.with && (m.state == Protected || m.state == Checkpointing):
+		m.refuse(from, p.Session, "an earlier secondary is being ended; try again")
+		m.toFenced(m.with + " begins anew")
+	default:
+		m.refuse(from, p.Session, m.cfg.Self+" is "+m.state.String()+": "+m.reason)
+	}
+}
+
+func (m *Machine) refuse(to, session, why string) {
+	m.send(to, Refused{Session: session, Reason: clip(why)})
+}
+
+// prepare answers the request that waits, if that can be done now.
+func (m *Machine) prepare() {
+	from, p := m.offer.from, m.offer.msg
+	if from == "" {
+		return
+	}
 	refuse := func(why string) {
-		m.send(Refused{Session: p.Session, Reason: clip(why)})
+		m.offer = offer{}
+		m.refuse(from, p.Session, why)
 	}
 	switch {
 	case m.quit:
 		refuse(m.cfg.Self + " is being stopped")
-	case !m.muted:
-		refuse("the guest's devices on " + m.cfg.Self + " are not muted yet")
+	case m.state != Idle && m.state != Standby:
+		refuse(m.cfg.Self + " is " + m.state.String() + ": " + m.reason)
 	case p.Guest != m.cfg.Guest:
 		refuse("the guest is configured differently on " + m.cfg.Self + ": compare the keys vm, network.mac and network.mtu of both nodes' files")
+	case m.state == Idle || !m.muted:
+		// Wait: for the record, a VM to be ended, or the devices to be muted.
+	case p.Generation > m.rec.Generation:
+		m.read()
 	case p.Generation < m.rec.Generation:
 		refuse("the request is older than the record")
+	case from != m.rec.Speaker:
+		refuse("the record does not name " + from + " as speaker: " + m.rec.String())
+		m.readAnew()
 	default:
-		m.session = p.Session
+		m.offer = offer{}
+		m.session, m.with = p.Session, from
 		m.sync = syncStage{step: syncLaunching}
-		m.become(Syncing, Secondary, m.cfg.Peer+" asks for a secondary")
+		m.become(Syncing, Secondary, from+" asks for a secondary")
 		m.launch(true)
 		m.set(timerPhase, m.cfg.SyncTimeout+2*m.cfg.StepTimeout)
 	}

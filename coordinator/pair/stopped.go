@@ -125,7 +125,7 @@ func (m *Machine) stopLook() {
 	switch {
 	case m.rec.Ended:
 		m.stop.record = false
-	case m.rec.Speaker == m.cfg.Peer:
+	case m.rec.Speaker != m.cfg.Self && m.rec.Exists():
 		m.stop.record = false
 		if m.vm == 0 && m.ending == 0 {
 			m.toStandby(m.rec.Speaker + " speaks")
@@ -173,6 +173,6 @@ func (m *Machine) graceOver() {
 
 // endGuest ends the guest on both nodes on purpose.
 func (m *Machine) endGuest(reason string) {
-	m.send(PeerEnded{Generation: m.rec.Generation, Reason: clip(reason)})
+	m.send(m.partner(), PeerEnded{Generation: m.rec.Generation, Reason: clip(reason)})
 	m.toStopped(reason, stopRecord)
 }

@@ -29,14 +29,14 @@ type syncStage struct {
 	reread bool // (speaker) the swap's outcome is unknown; the record is being read
 }
 
-// toSyncing begins a synchronisation as speaker.
-func (m *Machine) toSyncing(reason string) {
+// toSyncing begins a synchronisation with a node as speaker.
+func (m *Machine) toSyncing(node, reason string) {
 	m.sessions++
-	m.session = fmt.Sprintf("%x-%d", m.boot, m.sessions)
+	m.session, m.with = fmt.Sprintf("%x-%d", m.boot, m.sessions), node
 	m.sync = syncStage{step: syncPreparing}
 	m.ckpt, m.pending = checkpoint{}, reasons{}
 	m.become(Syncing, Speaker, reason)
-	m.send(Prepare{Session: m.session, Generation: m.rec.Generation, Guest: m.cfg.Guest})
+	m.send(m.with, Prepare{Session: m.session, Generation: m.rec.Generation, Guest: m.cfg.Guest})
 	m.set(timerPhase, m.cfg.StepTimeout)
 }
 
@@ -57,15 +57,15 @@ func (m *Machine) stepSyncingSpeaker(ev Event) {
 			}
 		case Refused:
 			if msg.Session == m.session {
-				m.syncFailed(m.cfg.Peer + " refused to run a secondary: " + msg.Reason)
+				m.syncFailed(m.with + " refused to run a secondary: " + msg.Reason)
 			}
 		case PeerVMDied:
 			if msg.Session == m.session {
-				m.syncFailed("the VM on " + m.cfg.Peer + " ended: " + msg.Reason)
+				m.syncFailed("the VM on " + m.with + " ended: " + msg.Reason)
 			}
 		case COLOBroken:
 			if msg.Session == m.session {
-				m.syncFailed(m.cfg.Peer + " is no longer fed: " + msg.Reason)
+				m.syncFailed(m.with + " is no longer fed: " + msg.Reason)
 			}
 		}
 	case Linked:
@@ -97,9 +97,9 @@ func (m *Machine) stepSyncingSpeaker(ev Event) {
 	case RecordRead:
 		m.recordReread(ev)
 	case PeerDown:
-		m.syncFailed(m.cfg.Peer + " is lost: " + ev.Reason)
+		m.syncFailed(m.with + " is lost: " + ev.Reason)
 	case restarted:
-		m.syncFailed("colod on " + m.cfg.Peer + " was started again")
+		m.syncFailed("colod on " + m.with + " was started again")
 	case LinkLost:
 		m.syncFailed("the link between the data paths is lost: " + ev.Reason)
 	case COLOExit:
@@ -112,7 +112,7 @@ func (m *Machine) stepSyncingSpeaker(ev Event) {
 			m.handOver("the VM here died: "+ev.Reason, "its VM died: "+ev.Reason)
 			return
 		}
-		m.send(Abort{Session: m.session, Reason: clip("the guest's VM died: " + ev.Reason)})
+		m.send(m.with, Abort{Session: m.session, Reason: clip("the guest's VM died: " + ev.Reason)})
 		m.cut()
 		m.guestLost(ev.Reason)
 	case VMShutdown:
@@ -163,7 +163,7 @@ func (s syncStage) name() string {
 // without the secondary's agreement, so the record may name it.
 func (m *Machine) armed() {
 	m.syncNext(syncRecording, m.cfg.StepTimeout)
-	m.swap(arbiter.Record{Speaker: m.cfg.Self, Standby: m.cfg.Peer}, "protected by "+m.cfg.Peer)
+	m.swap(arbiter.Record{Speaker: m.cfg.Self, Standby: m.with}, "protected by "+m.with)
 }
 
 // recorded is the outcome of the swap that names the standby.
@@ -215,7 +215,8 @@ func (m *Machine) recordLost() {
 // syncFailed gives a synchronisation up; the guest goes on alone.
 func (m *Machine) syncFailed(reason string) {
 	m.failures++
-	m.send(Abort{Session: m.session, Reason: clip(reason)})
+	m.triedLast(m.with)
+	m.send(m.with, Abort{Session: m.session, Reason: clip(reason)})
 	step := m.sync.step
 	switch {
 	case step == syncRecording:
@@ -234,12 +235,12 @@ func (m *Machine) stepSyncingSecondary(ev Event) {
 	switch ev := ev.(type) {
 	case VMLaunched:
 		if ev.Err != "" {
-			m.send(Refused{Session: m.session, Reason: clip(ev.Err)})
+			m.send(m.with, Refused{Session: m.session, Reason: clip(ev.Err)})
 			m.toStandby("the secondary could not be launched: " + ev.Err)
 			return
 		}
 		m.sync.step = syncWaiting
-		m.send(Prepared{Session: m.session})
+		m.send(m.with, Prepared{Session: m.session})
 		m.sendStatus()
 	case Linked:
 		if ev.Err != "" {
@@ -260,19 +261,14 @@ func (m *Machine) stepSyncingSecondary(ev Event) {
 			}
 		case Abort:
 			if msg.Session == m.session {
-				m.toFenced(m.cfg.Peer + " gave up: " + msg.Reason)
+				m.toFenced(m.with + " gave up: " + msg.Reason)
 			}
 		case PeerVMDied:
 			if msg.Session == m.session {
-				m.secondaryAlone(m.cfg.Peer + ": " + msg.Reason)
+				m.secondaryAlone(m.with + ": " + msg.Reason)
 			}
 		case PeerEnded:
-			m.toStopped("ended on "+m.cfg.Peer+": "+msg.Reason, stopEnd)
-		case Prepare:
-			if msg.Session != m.session {
-				m.send(Refused{Session: msg.Session, Reason: "an earlier secondary is being ended; try again"})
-				m.secondaryAlone(m.cfg.Peer + " begins anew")
-			}
+			m.toStopped("ended on "+m.with+": "+msg.Reason, stopEnd)
 		}
 	case RecordRead:
 		if m.sync.armed && ev.Err != "" {
@@ -283,16 +279,16 @@ func (m *Machine) stepSyncingSecondary(ev Event) {
 			m.secondaryRecord()
 		}
 	case PeerDown:
-		m.secondaryAlone(m.cfg.Peer + " is lost: " + ev.Reason)
+		m.secondaryAlone(m.with + " is lost: " + ev.Reason)
 	case restarted:
-		m.secondaryAlone("colod on " + m.cfg.Peer + " was started again")
+		m.secondaryAlone("colod on " + m.with + " was started again")
 	case VMDied:
-		m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(ev.Reason)})
+		m.send(m.with, PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(ev.Reason)})
 		m.toStandby("the VM here died: " + ev.Reason)
 	case VMShutdown:
 		m.warn("the secondary's guest shut down: " + ev.Reason)
 	case Quit:
-		m.send(PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: "colod is being stopped"})
+		m.send(m.with, PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: "colod is being stopped"})
 		m.toFenced("colod is being stopped")
 	case expired:
 		switch ev.t {
