@@ -1,0 +1,61 @@
+package metrics
+
+// Type of a metric, in Prometheus' words.
+type Type string
+
+// Types used here.
+const (
+	Counter   Type = "counter"
+	Gauge     Type = "gauge"
+	Histogram Type = "histogram"
+)
+
+// Family is one documented metric.
+type Family struct {
+	Name   string
+	Type   Type
+	Unit   string // "" for a plain number
+	Labels []string
+	Help   string
+}
+
+// Families are all of colod's own metrics, in the order of the documentation.
+// They are a stable interface: alert rules and dashboards name them.
+func Families() []Family { return append([]Family(nil), families...) }
+
+var families = []Family{
+	{"colod_build_info", Gauge, "", []string{"node", "version"}, "Always 1; the labels say which node and which version."},
+	{"colod_start_time_seconds", Gauge, "seconds", nil, "When this colod started, in Unix time."},
+	{"colod_certificate_expiry_time_seconds", Gauge, "seconds", nil, "When the node's certificate ends, in Unix time."},
+	{"colod_events_lost_total", Counter, "", nil, "Events that could not be kept on disk."},
+
+	{"colod_peer_up", Gauge, "", []string{"peer"}, "1 while the other node answers."},
+	{"colod_peer_rtt_seconds", Gauge, "seconds", []string{"peer"}, "Round trip of heartbeats to the other node."},
+
+	{"colod_pair_state", Gauge, "", []string{"pair", "state"}, "1 for the state in which the pair is on this node, 0 for all others."},
+	{"colod_pair_state_since_time_seconds", Gauge, "seconds", []string{"pair"}, "Since when the pair is in its state, in Unix time."},
+	{"colod_pair_speaker", Gauge, "", []string{"pair"}, "1 if this node's guest is the one that clients hear."},
+	{"colod_pair_protected", Gauge, "", []string{"pair"}, "1 while either side may be lost without loss of service."},
+	{"colod_pair_paused", Gauge, "", []string{"pair"}, "1 while the guest is stopped by its operator."},
+	{"colod_pair_maintenance", Gauge, "", []string{"pair"}, "1 while maintenance holds automatic actions."},
+	{"colod_pair_vm_runs", Gauge, "", []string{"pair"}, "1 while a virtual machine of the pair runs on this node."},
+	{"colod_pair_generation", Gauge, "", []string{"pair"}, "Generation of the arbiter's record; it grows at every change of roles."},
+
+	{"colod_released_frames_total", Counter, "", []string{"pair", "why"}, "Frames of the guest that were let out: agreed (both sides said them), covered (by a checkpoint), alone (by the record's authority)."},
+	{"colod_released_bytes_total", Counter, "bytes", []string{"pair"}, "Bytes of the guest that were let out."},
+	{"colod_hold_seconds", Histogram, "seconds", []string{"pair"}, "How long frames on which both sides agreed waited for that."},
+	{"colod_release_delay_seconds", Histogram, "seconds", []string{"pair"}, "How long released frames waited, whatever for: the delay that clients see."},
+	{"colod_hold_budget_seconds", Gauge, "seconds", []string{"pair"}, "How long a frame may wait for agreement before a checkpoint is taken."},
+	{"colod_held_frames", Gauge, "", []string{"pair"}, "Frames that wait now."},
+	{"colod_mirrored_frames_total", Counter, "", []string{"pair"}, "Input frames passed on to, or received from, the other side."},
+	{"colod_lost_frames_total", Counter, "", []string{"pair", "direction"}, "Frames of the guest (out) and of clients (in) that were lost before comparison; a checkpoint heals it."},
+	{"colod_rewritten_connections", Gauge, "", []string{"pair"}, "Connections that lived through a takeover and still live."},
+	{"colod_link_bytes_total", Counter, "bytes", []string{"pair", "direction"}, "Bytes over the net link between the nodes, before encryption."},
+
+	{"colod_checkpoints_total", Counter, "", []string{"pair"}, "Checkpoints taken with this node as speaker."},
+	{"colod_checkpoint_reasons_total", Counter, "", []string{"pair", "reason"}, "Reasons of checkpoints; one may have several."},
+	{"colod_checkpoint_state_bytes_total", Counter, "bytes", []string{"pair"}, "State sent by checkpoints, without the first copy."},
+	{"colod_checkpoint_stop_seconds", Histogram, "seconds", []string{"pair"}, "How long the guest stood still for a checkpoint."},
+	{"colod_checkpoint_transfer_seconds", Histogram, "seconds", []string{"pair"}, "How long the state of a checkpoint took to the other side."},
+	{"colod_divergences_total", Counter, "", []string{"pair", "reason"}, "Differences between the two guests' output."},
+}
