@@ -224,6 +224,9 @@ func (p *Proxy) readTap() bool {
 		}
 		frame.Parse(f.Buf, &f.P)
 		p.addrs.learn(&f.P)
+		if p.owed != nil {
+			p.owedAck(&f.P)
+		}
 		switch p.role {
 		case rolePrimary:
 			p.pri.engine.Primary(p.nowMono, f)
@@ -312,7 +315,7 @@ func (p *Proxy) inputByUs(buf []byte) {
 	if p.role != roleOrphan {
 		p.tapTX.add(nil, buf, nil)
 	} else if p.link != nil && p.link.backlog() < softBacklog {
-		p.link.input(p.nowReal, buf)
+		p.link.input(msgInput, p.nowReal, buf)
 		p.stats.Mirrored++
 		p.stats.MirroredBytes += uint64(len(buf))
 	}

@@ -26,6 +26,8 @@ type primary struct {
 	lostBefore bool
 	counted    uint32 // ID of the newest divergence that is counted
 
+	log toLog // input on its way to the other side's log
+
 	desc    compare.Descriptor // memory of the descriptor being read
 	digests [maxDigests][compare.DigestLen]byte
 }
@@ -104,7 +106,12 @@ func (r *primary) input(p *Proxy, ktime int64, buf []byte, pd *frame.Parsed) {
 		r.inputLost++
 		return
 	}
-	p.link.input(ktime, buf)
+	kind := msgInput
+	if pd.Kind == frame.KindTCP && pd.SegEnd() != pd.Seq {
+		kind = msgInputTold
+		r.log.sent(pd)
+	}
+	p.link.input(kind, ktime, buf)
 	p.stats.Mirrored++
 	p.stats.MirroredBytes += uint64(len(buf))
 }

@@ -146,8 +146,9 @@ type Proxy struct {
 	tapRX, upRX *rx
 	tapTX, upTX *outq
 
-	pri *primary
-	sec *secondary
+	pri  *primary
+	sec  *secondary
+	owed *owed // nil: nothing
 
 	link       *Link
 	linkMore   bool
@@ -322,10 +323,11 @@ func (p *Proxy) housekeeping() {
 			p.opt.Events(OutputLost{Frames: uint64(n)})
 		}
 	}
+	p.giveAgain()
 	if p.role == roleOrphan && p.nowMono > p.orphanEnd {
 		p.silence()
 	}
-	if p.role == roleSolo && p.mode != Pass && p.nowMono > p.kernelAt && p.front.Expire(p.nowMono) {
+	if p.role == roleSolo && p.mode != Pass && p.nowMono > p.kernelAt && p.owed == nil && p.front.Expire(p.nowMono) {
 		was := p.mode
 		if err := p.toKernel(); err != nil {
 			p.log.Error().Err(err).Msg("give the traffic back to the kernel")

@@ -74,6 +74,16 @@ func (r *primary) message(p *Proxy, kind byte, body []byte) error {
 		}
 		raw.Data = rd.b
 		r.engine.Raw(p.nowMono, &raw)
+	case msgLogged:
+		n, void := rd.u64(), rd.u8() != 0
+		if err := rd.end(); err != nil {
+			return err
+		}
+		return r.log.arrived(n, func(in *toldInput) {
+			if !void {
+				r.engine.Logged(p.nowMono, in.key, in.seq, in.end)
+			}
+		})
 	case msgReceived:
 		n := rd.u64()
 		if err := rd.end(); err != nil {
@@ -116,13 +126,16 @@ func (r *primary) message(p *Proxy, kind byte, body []byte) error {
 func (s *secondary) message(p *Proxy, kind byte, body []byte) error {
 	rd := reader{b: body}
 	switch kind {
-	case msgInput:
+	case msgInput, msgInputTold:
 		ktime := int64(rd.u64())
 		if rd.err != nil {
 			return rd.err
 		}
 		if len(rd.b) < frame.VnetLen+14 {
 			return fmt.Errorf("frame of %d bytes: an Ethernet header and a virtio-net header need %d", len(rd.b), frame.VnetLen+14)
+		}
+		if kind == msgInputTold {
+			s.toTell++
 		}
 		s.input(p, ktime, rd.b)
 	case msgAnnounce:

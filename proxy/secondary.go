@@ -36,6 +36,10 @@ type secondary struct {
 	held       []heldInput
 	heldBytes  int
 
+	toTell uint64 // msgInputTold that came
+	told   uint64 // of them, those that the peer was answered about
+	void   bool   // since the last answer, input came that is not in the log
+
 	taken   uint64 // engine messages of the peer
 	confirm bool   // the peer waits to hear that they were
 
@@ -131,6 +135,9 @@ func (s *secondary) describe(p *Proxy, f *compare.Frame) {
 	if f.P.Kind == frame.KindTCP && f.P.Flags&frame.ACK != 0 {
 		s.log.GuestAcked(f.P.Key(true), f.P.Ack)
 	}
+	if f.P.Kind == frame.KindTCP && f.P.Flags&frame.RST != 0 {
+		s.log.GuestReset(f.P.Key(true))
+	}
 	s.desc.Secondary(p.nowMono, f)
 }
 
@@ -141,6 +148,10 @@ func (s *secondary) act(p *Proxy) {
 		p.link.descriptions(out)
 		for i := range out.FlowDefs {
 			s.keys[out.FlowDefs[i].ID] = out.FlowDefs[i].Key
+		}
+		if s.toTell != s.told && !s.inputHeld {
+			p.link.logged(s.toTell, s.void)
+			s.told, s.void = s.toTell, false
 		}
 		if s.confirm {
 			p.link.mark(msgReceived, s.taken)
@@ -177,6 +188,7 @@ func (s *secondary) input(p *Proxy, ktime int64, buf []byte) {
 		return
 	}
 	if s.heldBytes+len(buf) > maxHeldInput {
+		s.void = true
 		p.stats.InputLost++ // what was not delivered is seen by comparison: the guests' answers differ
 		return
 	}
@@ -190,7 +202,9 @@ func (s *secondary) deliver(p *Proxy, buf []byte) {
 	frame.Parse(buf, &pd)
 	s.desc.Input(p.nowMono, &pd)
 	key := pd.Key(false)
-	s.log.Add(p.nowMono, key, &pd, buf)
+	if !s.log.Add(p.nowMono, key, &pd, buf) {
+		s.void = true
+	}
 	s.inject(p, key, &pd, buf)
 }
 
@@ -381,7 +395,7 @@ func (p *Proxy) promote() error {
 	p.announce()
 	// Input that the guest has not acknowledged goes to it again: the client may have been
 	// told that it arrived. Our log is in the former primary's space.
-	s.replay(p)
+	s.owe(p)
 	for _, f := range unreleased {
 		p.releaseAlone(f)
 	}

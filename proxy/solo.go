@@ -177,5 +177,6 @@ func (p *Proxy) silence() {
 	p.dropRoles()
 	p.closeSockets()
 	p.front = front.New()
+	p.owed = nil
 	p.role = roleMuted
 }

@@ -24,6 +24,7 @@ const (
 	msgCkptAbort   byte = 9  // n
 	msgFront       byte = 10 // key, seqOff, tsOff: from the primary's guest to the client
 	msgFrontGone   byte = 11 // key: that connection has ended
+	msgInputTold   byte = 12 // as msgInput: the sender wants to hear when it is logged
 	// From the secondary.
 	msgFlowDef    byte = 32 // id, key
 	msgDescriptor byte = 33 // see appendDescriptor
@@ -31,6 +32,7 @@ const (
 	msgReceived   byte = 35 // n: engine messages up to number n have been taken
 	msgCkptReady  byte = 36 // n
 	msgCkptDone   byte = 37 // n: what follows is of epoch n
+	msgLogged     byte = 38 // n: msgInputTold up to number n are in the input log; 0 or 1: some of them are not, so none counts
 )
 
 var errShort = errors.New("message too short")
@@ -52,8 +54,16 @@ func (l *Link) markTime(kind byte, n uint64, t int64) {
 	l.end(at)
 }
 
-func (l *Link) input(ktime int64, buf []byte) {
-	at := l.begin(msgInput)
+// logged tells how many of the msgInputTold of this link have been logged.
+func (l *Link) logged(n uint64, void bool) {
+	at := l.begin(msgLogged)
+	l.plain = binary.BigEndian.AppendUint64(l.plain, n)
+	l.plain = append(l.plain, flagBits(void))
+	l.end(at)
+}
+
+func (l *Link) input(kind byte, ktime int64, buf []byte) {
+	at := l.begin(kind)
 	l.plain = binary.BigEndian.AppendUint64(l.plain, uint64(ktime))
 	l.plain = append(l.plain, buf...)
 	l.end(at)
