@@ -1,0 +1,24 @@
+// Package heartbeat tells whether other nodes are there, and over which of
+// the paths to them.
+//
+// Two nodes send each other pings over UDP on every path that they share, and
+// answer those of the other one. A path is up while answers come: an answer
+// shows both directions and the other side's thread to be alive, so that both
+// nodes judge a path alike when it fails in one direction only. A peer is down
+// when all paths were silent for the timeout.
+//
+// Silence counts only while this node itself was awake. A node that was
+// stopped, suspended or starved of its processor does not take its own sleep
+// for the other one's death; if that one died meanwhile, it is found within one
+// timeout of the awakening.
+//
+// All of it is done by one thread of the operating system, which asks for the
+// real-time policy SCHED_RR, waits in ppoll(2) and allocates next to nothing,
+// so that busy virtual CPUs and garbage collection do not delay it. What it
+// decides is in a pure core (state.go), which is given the times.
+//
+// Packets are authenticated with keys that both sides take from a TLS
+// connection between them (DeriveKeys); a new connection means new keys. Each
+// packet carries a number that is taken once only. What is not authentic is
+// counted and not answered.
+package heartbeat
