@@ -127,13 +127,13 @@ func TestStateAnswer(t *testing.T) {
 			if werr := writeStateAnswer(srv, err); werr != nil {
 				t.Error(werr)
 			}
-			srv.Close()
 		}()
 		err := greetState(c, &stateGreeting{pair: "g", session: "s"}, 10*time.Second)
 		if (err != nil) != (refusal != "") || err != nil && !strings.Contains(err.Error(), "the other node refused: context deadline") {
 			t.Errorf("%q: %v", refusal, err)
 		}
 		c.Close()
+		srv.Close()
 	}
 }
 
