@@ -20,21 +20,41 @@ import (
 // LinkOptions describe the link to one other node.
 type LinkOptions struct {
 	Self, Peer string
-	Addr       string // of the peer
-	Boot       uint64
-	Version    string
-	Identity   *certs.Identity
-	Interval   time.Duration // between heartbeats
-	Timeout    time.Duration // silence after which Down is called
-	Log        zerolog.Logger
+	// Addrs are the peer's addresses, the one to try first in front.
+	Addrs    func() []string
+	Boot     uint64
+	Version  string
+	Identity *certs.Identity
+	Interval time.Duration // between heartbeats
+	Timeout  time.Duration // silence after which Down is called
+	Log      zerolog.Logger
+
+	// Steady reports whether the peer is heard in another way than over this
+	// link's connection. While it is, a connection that breaks or is silent is
+	// made anew, and only after SteadyTimeout the peer counts as lost. Nil means
+	// that it never is.
+	Steady func() bool
+	// Secured gets the state of each new connection before, Greeted after the
+	// nodes have greeted each other: what both sides take from it for
+	// themselves is expected when Greeted comes. Both may be nil.
+	Secured func(cs *tls.ConnectionState) error
+	Greeted func()
 
 	// The callbacks come from one goroutine at a time each and must not
 	// block. Up comes with every new connection, Down when the other node is
-	// considered lost, Message with every message of a pair.
+	// considered lost, Message with every message of a pair, or of NodeItself.
 	Up      func()
 	Down    func(reason string)
 	Message func(pair, kind string, body []byte)
 }
+
+// NodeItself stands for the name of a pair in messages that are about the
+// nodes. It is no pair's name.
+const NodeItself = "@"
+
+// SteadyTimeout is how long a connection may be away while the peer is heard
+// in another way.
+const SteadyTimeout = 2 * time.Second
 
 // Limits of the link.
 const (
@@ -156,6 +176,51 @@ func (c *linkConn) send(f *frame) {
 	}
 }
 
+// Cut ends the present connection, so that another is made; the peer does not
+// count as lost by that.
+func (l *Link) Cut(reason string) {
+	l.mu.Lock()
+	c := l.conn
+	l.mu.Unlock()
+	if c != nil {
+		c.end(errors.New(reason))
+	}
+}
+
+// Lost tells the link that the peer is known to be lost in another way than by
+// its silence here.
+func (l *Link) Lost(reason string) {
+	l.mu.Lock()
+	c, up := l.conn, l.up
+	l.up = false
+	l.mu.Unlock()
+	if c != nil {
+		c.end(errors.New(reason))
+	}
+	if up {
+		l.o.Down(reason)
+	}
+}
+
+// Addrs are the two ends of the present connection; nil if there is none.
+func (l *Link) Addrs() (local, remote net.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn == nil {
+		return nil, nil
+	}
+	c := l.conn.tls.NetConn()
+	return c.LocalAddr(), c.RemoteAddr()
+}
+
+// limit is the silence after which the peer counts as lost.
+func (l *Link) limit() time.Duration {
+	if l.o.Steady != nil && l.o.Steady() {
+		return max(l.o.Timeout, SteadyTimeout)
+	}
+	return l.o.Timeout
+}
+
 // watch counts silence and sends heartbeats.
 func (l *Link) watch() {
 	defer l.wg.Done()
@@ -168,9 +233,10 @@ func (l *Link) watch() {
 			return
 		case <-t.C:
 		}
-		now := time.Since(l.start)
+		now, limit := time.Since(l.start), l.limit()
 		l.mu.Lock()
 		c := l.conn
+		l.live.timeout = limit
 		down := l.live.look(now) && l.up
 		if down {
 			l.up = false
@@ -186,9 +252,9 @@ func (l *Link) watch() {
 		}
 		if down {
 			if c != nil {
-				c.end(fmt.Errorf("silent for %s", l.o.Timeout))
+				c.end(fmt.Errorf("silent for %s", limit))
 			}
-			l.o.Down(fmt.Sprintf("nothing was heard of it for %s", l.o.Timeout))
+			l.o.Down(fmt.Sprintf("nothing was heard of it for %s", limit))
 		}
 	}
 }
@@ -221,9 +287,7 @@ func (l *Link) dialLoop() {
 
 // dial makes one connection and serves it until it ends.
 func (l *Link) dial() error {
-	ctx, cancel := context.WithTimeout(l.ctx, dialTimeout)
-	raw, err := Dial(ctx, l.o.Addr, ClassCtl, false)
-	cancel()
+	raw, err := DialAny(l.ctx, l.o.Addrs(), ClassCtl, false)
 	if err != nil {
 		return err
 	}
@@ -254,14 +318,20 @@ func (l *Link) run(raw net.Conn, conn *tls.Conn) error {
 	defer raw.Close()
 	_ = raw.SetDeadline(time.Now().Add(helloTimeout))
 	if err := conn.HandshakeContext(l.ctx); err != nil {
-		return fmt.Errorf("secure the connection: %w", err)
+		return fmt.Errorf("secure the connection: %w", certs.Explain(err))
 	}
-	name, err := certs.PeerName(conn.ConnectionState())
+	state := conn.ConnectionState()
+	name, err := certs.PeerName(state)
 	if err != nil {
 		return err
 	}
 	if name != l.o.Peer {
 		return fmt.Errorf("the certificate is of node %q, not of %q", name, l.o.Peer)
+	}
+	if l.o.Secured != nil {
+		if err := l.o.Secured(&state); err != nil {
+			return err
+		}
 	}
 	hi, err := appendFrame(nil, &frame{Hello: &hello{Node: l.o.Self, Boot: l.o.Boot, Version: l.o.Version}})
 	if err != nil {
@@ -274,7 +344,7 @@ func (l *Link) run(raw net.Conn, conn *tls.Conn) error {
 	f, buf, err := readFrame(r, nil)
 	switch {
 	case err != nil:
-		return fmt.Errorf("read hello: %w", err)
+		return fmt.Errorf("read hello: %w", certs.Explain(err))
 	case f.Hello == nil:
 		return fmt.Errorf("%w: the first one is no hello", ErrFrame)
 	case f.Hello.Node != l.o.Peer:
@@ -289,6 +359,9 @@ func (l *Link) run(raw net.Conn, conn *tls.Conn) error {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { c.write(l.o.Timeout) })
+	if l.o.Greeted != nil {
+		l.o.Greeted()
+	}
 	l.o.Up()
 	err = l.read(c, r, buf)
 	c.end(err)

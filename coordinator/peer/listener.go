@@ -23,7 +23,7 @@ type Handler func(ctx context.Context, conn net.Conn, plain bool)
 
 // Listener accepts the connections of the other nodes.
 type Listener struct {
-	ln       net.Listener
+	lns      []net.Listener
 	handlers map[Class]Handler
 	log      zerolog.Logger
 
@@ -33,43 +33,59 @@ type Listener struct {
 	slots  chan struct{}
 }
 
-// Listen opens the address. Handlers are called from Serve on.
-func Listen(addr string, log zerolog.Logger) (*Listener, error) {
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen for other nodes: %w; is the address of this host, and is no other colod running?", err)
+// Listen opens the addresses, the first of which is needed; others may be of
+// networks that are not there now, which is told in the log. Handlers are
+// called from Serve on.
+func Listen(addrs []string, log zerolog.Logger) (*Listener, error) {
+	if len(addrs) == 0 {
+		return nil, errors.New("listen for other nodes: no address")
+	}
+	var lns []net.Listener
+	for i, addr := range addrs {
+		ln, err := net.Listen("tcp", addr)
+		switch {
+		case err == nil:
+			lns = append(lns, ln)
+		case i == 0:
+			return nil, fmt.Errorf("listen for other nodes: %w; is the address of this host, and is no other colod running?", err)
+		default:
+			log.Warn().Err(err).Msg("cannot listen on this node's further path; it is of use again after the next start of colod")
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Listener{
-		ln: ln, handlers: map[Class]Handler{}, log: log,
+		lns: lns, handlers: map[Class]Handler{}, log: log,
 		ctx: ctx, cancel: cancel, slots: make(chan struct{}, maxHandshakes),
 	}, nil
 }
 
-// Addr is the address it listens on.
-func (l *Listener) Addr() net.Addr { return l.ln.Addr() }
+// Addr is the address it listens on, the first one of several.
+func (l *Listener) Addr() net.Addr { return l.lns[0].Addr() }
 
 // Handle sets the handler of a class; before Serve.
 func (l *Listener) Handle(c Class, h Handler) { l.handlers[c] = h }
 
 // Serve starts accepting.
 func (l *Listener) Serve() {
-	l.wg.Add(1)
-	go l.accept()
+	for _, ln := range l.lns {
+		l.wg.Go(func() { l.accept(ln) })
+	}
 }
 
 // Close stops accepting, cancels the handlers' contexts and waits for them.
 func (l *Listener) Close() error {
 	l.cancel()
-	err := l.ln.Close()
+	var errs []error
+	for _, ln := range l.lns {
+		errs = append(errs, ln.Close())
+	}
 	l.wg.Wait()
-	return err
+	return errors.Join(errs...)
 }
 
-func (l *Listener) accept() {
-	defer l.wg.Done()
+func (l *Listener) accept(ln net.Listener) {
 	for {
-		conn, err := l.ln.Accept()
+		conn, err := ln.Accept()
 		if err != nil {
 			if l.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
@@ -138,4 +154,30 @@ func Dial(ctx context.Context, addr string, class Class, plain bool) (net.Conn, 
 	}
 	_ = conn.SetWriteDeadline(time.Time{})
 	return conn, nil
+}
+
+// DialAny connects to the first of a node's addresses that answers. Each is
+// given dialTimeout at most; ctx ends it all.
+func DialAny(ctx context.Context, addrs []string, class Class, plain bool) (net.Conn, error) {
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("connect for %s: no address is known", class)
+	}
+	var all error
+	for _, addr := range addrs {
+		dctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		conn, err := Dial(dctx, addr, class, plain)
+		cancel()
+		if err == nil {
+			return conn, nil
+		}
+		if all == nil {
+			all = err
+		} else {
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, all
 }

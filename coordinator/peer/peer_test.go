@@ -226,7 +226,7 @@ func identity(t *testing.T, ca *certs.Authority, dir, name string) *certs.Identi
 // listen runs b's listener, which gives ctl connections to the link.
 func listen(t *testing.T, id *certs.Identity, accept func(*tls.Conn)) *Listener {
 	t.Helper()
-	l, err := Listen("127.0.0.1:0", zerolog.Nop())
+	l, err := Listen([]string{"127.0.0.1:0"}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func newTwo(t *testing.T) *two {
 	for self, other := range map[string]string{"a": "b", "b": "a"} {
 		ch := w.seen[self]
 		w.link[self] = NewLink(LinkOptions{
-			Self: self, Peer: other, Addr: l.Addr().String(), Boot: 1, Version: "v" + self, Identity: ids[self],
+			Self: self, Peer: other, Addrs: func() []string { return []string{l.Addr().String()} }, Boot: 1, Version: "v" + self, Identity: ids[self],
 			Interval: 10 * time.Millisecond, Timeout: 500 * time.Millisecond, Log: zerolog.Nop(),
 			Up:      func() { ch <- "up" },
 			Down:    func(string) { ch <- "down" },
@@ -347,7 +347,7 @@ func TestHostilePeer(t *testing.T) {
 		"two hellos":   append(bytes.Clone(hi), hi...),
 		"half":         hi[:len(hi)-3],
 	} {
-		raw, err := Dial(context.Background(), w.link["a"].o.Addr, ClassCtl, false)
+		raw, err := Dial(context.Background(), w.link["a"].o.Addrs()[0], ClassCtl, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -379,7 +379,7 @@ func errTimeout(err error) error {
 // TestListenerBounds: connections that say nothing do not keep others out
 // for ever, and the listener ends with them open.
 func TestListenerBounds(t *testing.T) {
-	l, err := Listen("127.0.0.1:0", zerolog.Nop())
+	l, err := Listen([]string{"127.0.0.1:0"}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
