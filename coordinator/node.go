@@ -54,7 +54,6 @@ type Node struct {
 	listener *peer.Listener
 	api      *apiServer
 	hub      *hub
-	surface  *surface // what people and programs look at
 
 	ctx    context.Context // ends with the node
 	cancel context.CancelFunc
@@ -144,14 +143,11 @@ func (n *Node) open() error {
 			return err
 		}
 	}
-	if n.surface, err = openSurface(n); err != nil {
-		return err
-	}
 	// The API's socket comes first: it is also the lock against a second colod.
 	if n.api, err = newAPI(n); err != nil {
 		return err
 	}
-	if n.listener, err = peer.Listen(n.cfg.Listen, n.log); err != nil {
+	if n.listener, err = peer.Listen([]string{n.cfg.Listen}, n.log); err != nil {
 		return err
 	}
 	n.listener.Handle(peer.ClassCtl, n.handleCtl)
@@ -176,7 +172,6 @@ func (n *Node) open() error {
 	}
 	n.listener.Serve()
 	n.api.serve()
-	n.surface.serve()
 	n.work.Go(func() { watchArbiter(n.ctx, n.arb, n.log) })
 	return nil
 }
@@ -200,7 +195,7 @@ func (n *Node) each(peerName string, fn func(*driver)) {
 
 func (n *Node) newLink(p config.PairNode) *peer.Link {
 	return peer.NewLink(peer.LinkOptions{
-		Self: n.cfg.Node, Peer: p.Name, Addr: p.Address, Boot: n.boot, Version: n.opt.Version, Identity: n.id,
+		Self: n.cfg.Node, Peer: p.Name, Addrs: p.Addresses, Boot: n.boot, Version: n.opt.Version, Identity: n.id,
 		Interval: n.cfg.Heartbeat.Interval.D(), Timeout: n.cfg.Heartbeat.Timeout.D(), Log: n.log,
 		Up: func() {
 			n.log.Info().Str("peer", p.Name).Msg("connected with the other node")
@@ -353,9 +348,6 @@ func (n *Node) close() error {
 	n.cancel()
 	n.work.Wait()
 	var errs []error
-	if n.surface != nil {
-		n.surface.stop()
-	}
 	if n.api != nil {
 		errs = append(errs, n.api.close())
 	}
@@ -369,9 +361,6 @@ func (n *Node) close() error {
 	}
 	for _, d := range n.drivers {
 		errs = append(errs, d.close())
-	}
-	if n.surface != nil {
-		errs = append(errs, n.surface.close())
 	}
 	if n.arb != nil && n.opt.Arbiter == nil {
 		errs = append(errs, n.arb.Close())
