@@ -146,19 +146,40 @@ func (t *Tolerance) covers(w *window, d run) bool {
 // coversPattern looks for a match that has the same place and length on both sides and d within its group.
 func (t *Tolerance) coversPattern(w *window, d run) bool {
 	lo, hi := max(0, d.from-maxLook), min(len(w.mine), d.to+maxLook)
-	theirs := t.Pattern.FindAllSubmatchIndex(w.theirs[lo:hi], -1)
-	for _, m := range t.Pattern.FindAllSubmatchIndex(w.mine[lo:hi], -1) {
+	theirs := matchesOf(t.Pattern, w.theirs[lo:hi])
+	for _, m := range matchesOf(t.Pattern, w.mine[lo:hi]) {
 		a, b := m[2]+lo, m[3]+lo
-		if m[2] < 0 || d.from < a || d.to > b || b-a > MaxToleratedRun || (m[1]-m[0])-(m[3]-m[2]) < leastAnchor {
+		if d.from < a || d.to > b || b-a > MaxToleratedRun || (m[1]-m[0])-(m[3]-m[2]) < leastAnchor {
 			continue
 		}
 		for _, s := range theirs {
-			if [4]int(s) == [4]int(m) {
+			if s == m {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// matchesOf are the matches of re in b, each with its one group. A byte is one character of Latin-1, so that
+// patterns such as \x81 mean bytes.
+func matchesOf(re *regexp.Regexp, b []byte) [][4]int {
+	chars, at := make([]byte, 0, 2*len(b)), make([]int, 0, 2*len(b)+1)
+	for i, c := range b {
+		if at = append(at, i); c < 0x80 {
+			chars = append(chars, c)
+			continue
+		}
+		chars, at = append(chars, 0xc0|c>>6, 0x80|c&0x3f), append(at, i)
+	}
+	at = append(at, len(b))
+	var all [][4]int
+	for _, m := range re.FindAllSubmatchIndex(chars, maxRuns) {
+		if m[2] >= 0 {
+			all = append(all, [4]int{at[m[0]], at[m[1]], at[m[2]], at[m[3]]})
+		}
+	}
+	return all
 }
 
 // coversHeader says whether d lies in the value of the header in the head of a response.

@@ -164,6 +164,7 @@ func (e *Engine) settleData(now int64, fl *flow, s span, raw *Raw) {
 	t := &fl.t
 	end := s.seq.Add(s.n)
 	if !t.known || t.v != s.seq || t.reachFor(end).Before(end) {
+		e.advance(now, fl) // it moved by another way
 		return
 	}
 	if !e.decide(fl, e.around(t, s, raw.Data), s, false) {

@@ -81,7 +81,7 @@ func (d *duplex) step() error {
 	ack.Src, ack.Dst = d.clientAddrs()
 	ack.SrcPort, ack.DstPort = 40000, 80
 	ack.Ether, ack.Proto = frame.EtherIPv4, frame.ProtoTCP
-	d.a.pri.engine.Input(d.a.nowMono, &ack)
+	d.a.pri.engine.Input(d.a.nowMono, nil, &ack)
 	d.b.sec.desc.Input(d.b.nowMono, &ack)
 	d.b.sec.act(d.b)
 	return nil

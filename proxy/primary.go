@@ -11,10 +11,12 @@ import (
 
 // primary is the side whose guest's output reaches clients.
 type primary struct {
-	engine *compare.Engine
-	budget time.Duration
-	min    time.Duration
-	max    time.Duration
+	engine  *compare.Tapped
+	session Session
+	hold    time.Duration // the engine's first budget
+	budget  time.Duration
+	min     time.Duration
+	max     time.Duration
 
 	epoch      uint64 // of the newest checkpoint begun
 	holding    bool   // between BeginCheckpoint and EndCheckpoint
@@ -74,9 +76,10 @@ func (p *Proxy) startPrimary(link *Link, s Session) error {
 		p.flush()
 	}
 	p.link, p.linkMore, p.linkPaused = link, true, false
-	pri := &primary{min: p.opt.HoldMin, max: p.opt.HoldMax}
+	pri := &primary{min: p.opt.HoldMin, max: p.opt.HoldMax, session: s}
 	pri.budget = min(max(4*p.opt.HoldMin, p.opt.HoldMin), p.opt.HoldMax)
-	pri.engine = compare.NewEngine(compare.Config{Key: s.Key, Hold: pri.budget})
+	pri.hold = pri.budget
+	pri.engine = compare.NewTapped(p.compareConfig(s, pri.budget))
 	p.pri, p.role = pri, rolePrimary
 	p.front.Each(link.frontEntry)
 	p.front.Gone()
@@ -97,7 +100,7 @@ func (p *Proxy) inputToKernel() error {
 
 // input mirrors a client's frame to the other side.
 func (r *primary) input(p *Proxy, ktime int64, buf []byte, pd *frame.Parsed) {
-	r.engine.Input(p.nowMono, pd)
+	r.engine.Input(p.nowMono, buf, pd)
 	if p.link == nil || r.epoch == 0 {
 		return // the guest is not protected yet: the first checkpoint carries all
 	}
@@ -154,6 +157,9 @@ func (r *primary) act(p *Proxy) {
 		}
 		ev.Str("detail", d.Detail).Msg("the guests differ")
 		p.opt.Events(Diverged{*d})
+	}
+	for i := range out.Tolerated {
+		p.opt.Events(Tolerated{out.Tolerated[i]})
 	}
 	for _, f := range out.Free {
 		p.pool.put(f)

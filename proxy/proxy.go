@@ -65,6 +65,11 @@ type Options struct {
 	// BusyPoll is how long the thread looks for frames before it sleeps. 0: it sleeps at once.
 	BusyPoll time.Duration
 
+	// Tolerances are the differences between the guests that are no divergences; see compare.Config.
+	Tolerances []compare.Tolerance
+	// Context is how many bytes of each side a divergence shows around the difference; see compare.Config.
+	Context int
+
 	// Setup, if set, runs first on the proxy's thread, for example to enter a network namespace.
 	Setup func() error
 
@@ -73,11 +78,14 @@ type Options struct {
 	Events func(Event)
 }
 
-// Event is one of Diverged, LinkLost, OutputLost, InputLost, FrontGone.
+// Event is one of Diverged, Tolerated, LinkLost, OutputLost, InputLost, FrontGone.
 type Event interface{ event() }
 
 // Diverged says that the guests' outputs differ: a checkpoint is needed.
 type Diverged struct{ compare.Divergence }
+
+// Tolerated says that a rule of Options.Tolerances hid a difference.
+type Tolerated struct{ compare.Tolerated }
 
 // LinkLost says that the connection to the other data path ended. A primary
 // is silent from then on, until GoSolo or a new StartPrimary.
@@ -93,6 +101,7 @@ type InputLost struct{ Frames uint64 }
 type FrontGone struct{}
 
 func (Diverged) event()   {}
+func (Tolerated) event()  {}
 func (LinkLost) event()   {}
 func (OutputLost) event() {}
 func (InputLost) event()  {}
@@ -447,6 +456,7 @@ func (p *Proxy) Stats() Stats {
 		}
 		if p.pri != nil {
 			s.Budget = p.pri.budget
+			s.Tolerated = p.pri.engine.Tolerances()
 		}
 		if s.ByReason != nil {
 			by := make(map[string]uint64, len(s.ByReason))
@@ -495,6 +505,8 @@ type Stats struct {
 	Budget         time.Duration
 	Rewritten      int // connections that lived through a takeover
 	Held           int // frames held now
+	// Tolerated are the uses of Options.Tolerances, in their order, in this protection; nil before the first.
+	Tolerated []compare.ToleranceStats
 }
 
 func (s *Stats) addLink(l *Link) {

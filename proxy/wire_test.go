@@ -176,7 +176,7 @@ func bareProxy(r role) *Proxy {
 	p.addrs.init()
 	switch r {
 	case rolePrimary:
-		p.pri = &primary{engine: compare.NewEngine(compare.Config{})}
+		p.pri = &primary{engine: compare.NewTapped(compare.Config{})}
 	case roleSecondary:
 		p.sec = newSecondary(compare.NewDescriber(compare.Config{}), -1)
 	}
