@@ -80,5 +80,9 @@ func text(o obj) string {
 	return string(b)
 }
 
-func (l *Layout) active(i int) string { return filepath.Join(l.Dir, fmt.Sprintf("disk%d-active.qcow2", i)) }
-func (l *Layout) hidden(i int) string { return filepath.Join(l.Dir, fmt.Sprintf("disk%d-hidden.qcow2", i)) }
+func (l *Layout) active(i int) string {
+	return filepath.Join(l.Dir, fmt.Sprintf("disk%d-active.qcow2", i))
+}
+func (l *Layout) hidden(i int) string {
+	return filepath.Join(l.Dir, fmt.Sprintf("disk%d-hidden.qcow2", i))
+}
