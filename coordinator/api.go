@@ -17,6 +17,7 @@ import (
 
 	"colod/coordinator/config"
 	"colod/coordinator/pair"
+	"colod/coordinator/web"
 )
 
 // apiServer serves the local HTTP API on a unix socket:
@@ -78,18 +79,18 @@ func newAPI(n *Node) (*apiServer, error) {
 	}
 	s := &apiServer{n: n, path: path, ln: ln, lock: lock}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	mux := http.NewServeMux()
+	mux := newRoutes()
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("GET /v1/pairs/{name}", s.pair)
 	for _, op := range []pair.Op{pair.OpProtect, pair.OpCheckpoint, pair.OpFailover, pair.OpStop, pair.OpStart} {
 		mux.HandleFunc("POST /v1/pairs/{name}/"+string(op), func(w http.ResponseWriter, r *http.Request) { s.ask(w, r, op) })
 	}
-	mux.HandleFunc("GET /v1/events", s.events)
+	n.surface.routes(mux, s.ctx)
 	mux.HandleFunc("POST /v1/stop", s.stop)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusNotFound, apiError{fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)})
 	})
-	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	s.http = &http.Server{Handler: web.Local(mux), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
 	return s, nil
 }
 
@@ -201,33 +202,4 @@ func (s *apiServer) stop(w http.ResponseWriter, r *http.Request) {
 	}
 	reply(w, http.StatusAccepted, struct{}{})
 	s.n.Stop(req.WithGuests)
-}
-
-// events streams the recent events and all that follow.
-func (s *apiServer) events(w http.ResponseWriter, r *http.Request) {
-	recent, ch := s.n.hub.listen()
-	defer s.n.hub.leave(ch)
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	enc := json.NewEncoder(w)
-	flush := http.NewResponseController(w).Flush
-	for _, e := range recent {
-		if enc.Encode(e) != nil {
-			return
-		}
-	}
-	if flush() != nil {
-		return
-	}
-	for {
-		select {
-		case e, ok := <-ch:
-			if !ok || enc.Encode(e) != nil || flush() != nil {
-				return
-			}
-		case <-r.Context().Done():
-			return
-		case <-s.ctx.Done():
-			return
-		}
-	}
 }

@@ -6,6 +6,8 @@ import "sync"
 type hub struct {
 	mu     sync.Mutex
 	recent []Event
+	last   uint64      // ID given last
+	keep   func(Event) // keeps events on disk; may be nil
 	subs   map[chan Event]struct{}
 }
 
@@ -21,7 +23,12 @@ func newHub() *hub { return &hub{subs: map[chan Event]struct{}{}} }
 func (h *hub) publish(e Event, routine bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.last++
+	e.ID, e.Routine = h.last, routine
 	if !routine {
+		if h.keep != nil {
+			h.keep(e)
+		}
 		if len(h.recent) == hubRecent {
 			h.recent = append(h.recent[:0], h.recent[1:]...)
 		}

@@ -54,6 +54,7 @@ type Node struct {
 	listener *peer.Listener
 	api      *apiServer
 	hub      *hub
+	surface  *surface // what people and programs look at
 
 	ctx    context.Context // ends with the node
 	cancel context.CancelFunc
@@ -143,8 +144,14 @@ func (n *Node) open() error {
 			return err
 		}
 	}
+	if n.surface, err = openSurface(n); err != nil {
+		return err
+	}
 	// The API's socket comes first: it is also the lock against a second colod.
 	if n.api, err = newAPI(n); err != nil {
+		return err
+	}
+	if err = n.surface.listen(); err != nil {
 		return err
 	}
 	if n.listener, err = peer.Listen([]string{n.cfg.Listen}, n.log); err != nil {
@@ -172,6 +179,7 @@ func (n *Node) open() error {
 	}
 	n.listener.Serve()
 	n.api.serve()
+	n.surface.serve()
 	n.work.Go(func() { watchArbiter(n.ctx, n.arb, n.log) })
 	return nil
 }
@@ -348,6 +356,9 @@ func (n *Node) close() error {
 	n.cancel()
 	n.work.Wait()
 	var errs []error
+	if n.surface != nil {
+		n.surface.stop()
+	}
 	if n.api != nil {
 		errs = append(errs, n.api.close())
 	}
@@ -361,6 +372,9 @@ func (n *Node) close() error {
 	}
 	for _, d := range n.drivers {
 		errs = append(errs, d.close())
+	}
+	if n.surface != nil {
+		errs = append(errs, n.surface.close())
 	}
 	if n.arb != nil && n.opt.Arbiter == nil {
 		errs = append(errs, n.arb.Close())

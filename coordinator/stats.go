@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"colod/compare"
+	"colod/internal/loghist"
 	"colod/qmp/relay"
 )
 
@@ -15,13 +16,14 @@ type stats struct {
 	mu sync.Mutex
 
 	// Checkpoints since colod started, taken here as primary.
-	count   uint64
-	reasons map[string]uint64
-	bytes   uint64
-	pauses  [4096]time.Duration // the last ones, a ring
-	paused  int                 // how many were ever written
-	longest time.Duration
-	cost    time.Duration // moving average of begin to end
+	count          uint64
+	reasons        map[string]uint64
+	bytes          uint64
+	pauses         [4096]time.Duration // the last ones, a ring
+	paused         int                 // how many were ever written
+	longest        time.Duration
+	stop, transfer loghist.Hist  // the same since colod started, and the transfer of the state
+	cost           time.Duration // moving average of begin to end
 
 	// The one under way.
 	n       uint64
@@ -81,6 +83,7 @@ func (s *stats) done(n uint64) time.Duration {
 		s.pauses[s.paused%len(s.pauses)] = pause
 		s.paused++
 		s.longest = max(s.longest, pause)
+		s.stop.Add(pause)
 	}
 	took := time.Since(s.began)
 	if s.cost == 0 {
@@ -95,6 +98,7 @@ func (s *stats) relayed(c relay.Checkpoint) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.bytes += c.Bytes
+	s.transfer.Add(c.Transfer)
 }
 
 // session begins a new count of the engine's divergence numbers.

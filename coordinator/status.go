@@ -117,6 +117,7 @@ type PathInfo struct {
 
 // Event is one change of a pair's state on this node.
 type Event struct {
+	ID         uint64    `json:"id"` // grows, also over restarts of colod
 	Time       time.Time `json:"time"`
 	Pair       string    `json:"pair"`
 	From       string    `json:"from"`
@@ -124,6 +125,7 @@ type Event struct {
 	Role       string    `json:"role"`
 	Generation uint64    `json:"generation"`
 	Reason     string    `json:"reason"`
+	Routine    bool      `json:"routine,omitempty"` // begin or end of a checkpoint; not kept
 }
 
 // status is the present status of the pair.
