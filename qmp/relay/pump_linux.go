@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"syscall"
@@ -117,18 +118,23 @@ func (r *Relay) copy(to io.Writer, from io.Reader) error {
 	}
 }
 
-// pumpBack moves the back channel, reading what it says.
+// pumpBack moves the back channel, reading what it says, all of it: also what cannot be passed on any more.
 func (r *Relay) pumpBack(to io.Writer, from io.Reader) error {
 	buf := make([]byte, 4096)
+	var broken error
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
 			r.track.sawBack(time.Now(), buf[:n], r.opt.OnCheckpoint)
-			if _, err := to.Write(buf[:n]); err != nil {
-				return err
+			if broken == nil {
+				if _, broken = to.Write(buf[:n]); broken != nil {
+					r.end(fmt.Errorf("back: %w", broken)) // QEMU's end is shut down by this: the reading ends
+				}
 			}
 		}
 		switch {
+		case broken != nil && err != nil:
+			return broken
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:

@@ -52,6 +52,7 @@ type Relay struct {
 	err   error
 	cut   bool
 	conns []net.Conn
+	late  []net.Conn // shut down; closed when nobody reads them any more
 }
 
 // NewPrimary listens on the unix socket sock for the primary's QEMU (command migrate). When it
@@ -203,9 +204,17 @@ func (r *Relay) end(err error) {
 		r.listen.Close()
 	}
 	for _, c := range r.conns {
-		if errors.Is(err, io.EOF) {
+		u, unix := c.(*net.UnixConn)
+		switch {
+		case unix:
+			// QEMU can neither read nor write from now on, but what it has written stays readable: whether the
+			// secondary has said that it has all of a checkpoint must not depend on who was quicker.
+			_ = u.CloseRead()
+			_ = u.CloseWrite()
+			r.late = append(r.late, c)
+		case errors.Is(err, io.EOF):
 			bottom(c).Close() // what was sent may still arrive
-		} else {
+		default:
 			closeHard(c)
 		}
 	}
@@ -215,6 +224,9 @@ func (r *Relay) end(err error) {
 func (r *Relay) reap() {
 	r.wg.Wait()
 	r.end(io.EOF)
+	for _, c := range r.late {
+		c.Close()
+	}
 	close(r.done)
 	if r.opt.OnEnd != nil {
 		r.opt.OnEnd(r.Err())

@@ -347,3 +347,25 @@ func TestSecondaryWithoutQEMU(t *testing.T) {
 		t.Error("the connection handed over was not closed")
 	}
 }
+
+// TestCutCountsWhatWasSaid: what the secondary's QEMU said before the relay was cut is known afterwards, read or not:
+// a promotion decides by it which state the guest goes on from.
+func TestCutCountsWhatWasSaid(t *testing.T) {
+	for range 100 {
+		x := newChain(t, false)
+		send(t, x.sec, word(msgReady))
+		expect(t, x.prim, word(msgReady)) // the relay is at work
+		send(t, x.sec, word(msgReply))
+		send(t, x.sec, word(msgReceived))
+		x.rs.Cut()
+		if s := x.rs.Stats(); s.Phase != Loading || s.Back != 12 {
+			t.Fatalf("phase %v after %d bytes of the back channel, want %v after 12", s.Phase, s.Back, Loading)
+		}
+		if _, err := x.sec.Write(word(msgLoaded)); err == nil {
+			t.Fatal("QEMU could still write after the cut")
+		}
+		x.rp.Cut()
+		x.prim.Close()
+		x.sec.Close()
+	}
+}
