@@ -488,6 +488,7 @@ type Stats struct {
 	MadeAcks       uint64 // acknowledgements made of what both sides stand for
 	Mirrored       uint64 // input frames sent to, or received from, the other side
 	MirroredBytes  uint64
+	Described      uint64 // primary: frames of the secondary's guest of which its node has told
 	Injected       uint64 // input frames given to the secondary's guest
 	Replayed       uint64 // of them, given again after a checkpoint
 	InputLost      uint64

@@ -66,6 +66,9 @@ func (r *primary) message(p *Proxy, kind byte, body []byte) error {
 		if err := parseDescriptor(body, &r.desc, r.digests[:0]); err != nil {
 			return err
 		}
+		if k := r.desc.Kind; k == compare.DescribeTCP || k == compare.DescribeDatagram {
+			p.stats.Described++
+		}
 		r.engine.Descriptor(p.nowMono, &r.desc)
 	case msgRaw:
 		raw := compare.Raw{ID: rd.u32(), Flow: rd.u32(), Seq: frame.Num(rd.u32())}
