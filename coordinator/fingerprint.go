@@ -23,6 +23,9 @@ func fingerprint(p *config.Pair) string {
 	} {
 		fmt.Fprintf(h, "%v\x00", v)
 	}
+	if len(p.Disks) > 0 {
+		io.WriteString(h, "disks\x00"+diskLayout(p, "").Fingerprint())
+	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 

@@ -100,6 +100,7 @@ type Pair struct {
 	Nodes       []PairNode `yaml:"nodes" required:"true" doc:"The nodes that may run the guest, two or more, in the order of preference. The first is the speaker of a new pair; at any time two of them run it, the others wait."`
 	Network     Network    `yaml:"network" required:"true" doc:"How the guest reaches the network on this node."`
 	VM          VM         `yaml:"vm" required:"true" doc:"The virtual machine. What the guest sees must be the same on both nodes."`
+	Disks       []Disk     `yaml:"disks" other:"true" doc:"The guest's disks, in the order in which it sees them as virtio block devices. Layout and sizes must be the same on all nodes; paths may differ."`
 	Mode        string     `yaml:"mode" default:"lockstep" enum:"lockstep" doc:"In lockstep, output is released when both guests agree, and divergence causes a checkpoint."`
 	Hold        Hold       `yaml:"hold" doc:"How long a frame may wait for agreement before a checkpoint is taken. Between the bounds it follows the measured cost of a checkpoint."`
 	Checkpoint  Checkpoint `yaml:"checkpoint" doc:"Checkpoints."`
@@ -140,6 +141,14 @@ type VM struct {
 	Grace   Duration          `yaml:"grace" default:"20s" doc:"How long colod stop waits for the guest to shut itself down before it is ended."`
 }
 
+// Disk is one disk of the guest.
+type Disk struct {
+	Path   string `yaml:"path" required:"true" example:"/var/lib/colod/guest1.qcow2" doc:"Image file or block device on this node. Of a replicated disk each node has its own; that of a node that has none yet is made."`
+	Format string `yaml:"format" default:"qcow2" enum:"raw,qcow2" doc:"Format of the image."`
+	Size   Size   `yaml:"size" required:"true" example:"8G" doc:"Virtual size; the image must have it."`
+	Kind   string `yaml:"kind" default:"replicated" enum:"replicated,shared" doc:"replicated: the speaker's writes go to the image of the secondary's node too. shared: all nodes see one image, which the guest may only read."`
+}
+
 // Hold bounds the wait for agreement.
 type Hold struct {
 	Min Duration `yaml:"min" default:"5ms" doc:"Lower bound of the hold budget."`
@@ -151,7 +160,7 @@ type Checkpoint struct {
 	IdleInterval Duration `yaml:"idle_interval" default:"10s" doc:"Longest time without a checkpoint; 0s means no limit. A checkpoint proves that the secondary can still be reached."`
 	Timeout      Duration `yaml:"timeout" default:"10s" doc:"A checkpoint that takes longer means that the other side is lost."`
 	Retrigger    Duration `yaml:"retrigger" default:"1s" doc:"If QEMU has not stopped the guest that long after it was asked for a checkpoint, it is asked again."`
-	SyncTimeout  Duration `yaml:"sync_timeout" default:"10m" doc:"Limit of the first copy of the guest to the other node."`
+	SyncTimeout  Duration `yaml:"sync_timeout" default:"10m" doc:"Limit of the first copy of the guest to the other node, its disks included."`
 }
 
 // State configures the state stream.

@@ -45,7 +45,11 @@ func writeExample(b *strings.Builder, t reflect.Type, depth int, item bool, off 
 			// The other of two: with two signs, so that taking one kind of sign off leaves a file that can be used.
 			fmt.Fprintf(b, "%s## %s:\n", lead, f.name)
 			var in strings.Builder
-			writeExample(&in, ft, depth+1, false, "")
+			if ft.Kind() == reflect.Slice {
+				writeExample(&in, ft.Elem(), depth+2, true, "")
+			} else {
+				writeExample(&in, ft, depth+1, false, "")
+			}
 			for line := range strings.Lines(in.String()) {
 				b.WriteString(pad + "## " + strings.TrimPrefix(line, pad))
 			}

@@ -227,6 +227,7 @@ func (ck checker) pairs(c *Config) {
 	names := map[string]int{}
 	devices := map[string]string{}
 	macs := map[string]string{}
+	images := map[string]string{}
 	for i := range c.Pairs {
 		p := &c.Pairs[i]
 		key := fmt.Sprintf("pairs[%d]", i)
@@ -242,6 +243,7 @@ func (ck checker) pairs(c *Config) {
 		ck.pairNodes(c, p, key)
 		ck.network(p, key, devices, macs)
 		ck.vm(p, key)
+		ck.disks(p, key+".disks", images)
 		ck.timing(p, key)
 		ck.fencing(&p.Fencing, key+".fencing")
 	}
