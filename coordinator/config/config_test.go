@@ -320,3 +320,42 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestEncodePair: what another node reads is the same pair, with its own
+// devices; what is not a pair is refused.
+func TestEncodePair(t *testing.T) {
+	c, err := Parse("x.yaml", []byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &c.Pairs[0]
+	p.VM.Append = `console=ttyS0 "quoted: #no comment" \back`
+	p.Hold.Min = Duration(1500 * time.Microsecond)
+	b, err := EncodePair(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := DecodePair("the registry", b, "br7", "colod1")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, b)
+	}
+	want := *p
+	want.Network.Bridge, want.Network.Tap, want.Network.Uplink = "br7", "colod1", "colod1up"
+	if d := cmp.Diff(&want, got, cmp.FilterPath(func(p cmp.Path) bool { return true }, cmp.Comparer(func(a, b []string) bool {
+		return len(a) == len(b) && (len(a) == 0 || reflect.DeepEqual(a, b))
+	}))); d != "" {
+		t.Errorf("the pair changed (-sent +read):\n%s", d)
+	}
+	for text, want := range map[string]string{
+		"":                   "the registry: the file is empty",
+		"[]":                 "a mapping is expected here",
+		`{"name": "g"}`:      "nodes: the key is missing",
+		string(b[:len(b)/2]): "the registry:",
+		`{"zebra": 1}`:       "unknown key",
+		strings.Replace(string(b), `"256M"`, `"1M"`, 1): "pairs[0].vm.memory: 1M is out of range",
+	} {
+		if _, err := DecodePair("the registry", []byte(text), "br7", "colod1"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40q: %v, want %q", text, err, want)
+		}
+	}
+}

@@ -8,6 +8,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"colod/coordinator/arbiter"
@@ -16,8 +17,9 @@ import (
 // Node is what a node says of itself.
 type Node struct {
 	Name    string    `json:"name"`
-	Address string    `json:"address"` // where other nodes reach it, host:port
-	Boot    uint64    `json:"boot"`    // run of colod
+	Address string    `json:"address"`         // where other nodes reach it, host:port
+	Paths   []string  `json:"paths,omitempty"` // its addresses on further networks
+	Boot    uint64    `json:"boot"`            // run of colod
 	Updated time.Time `json:"updated"`
 
 	Colod    string   `json:"colod,omitempty"`  // version
@@ -26,9 +28,14 @@ type Node struct {
 	Accel    []string `json:"accel,omitempty"`  // kvm, tcg
 	CPU      string   `json:"cpu,omitempty"`    // model name of the host
 	CPUs     int      `json:"cpus,omitempty"`
+	CPUFlags []string `json:"cpu_flags,omitempty"` // as in /proc/cpuinfo
+	Machines []string `json:"machines,omitempty"`  // QEMU machine types
+	Models   []string `json:"models,omitempty"`    // QEMU CPU models
 	MemTotal uint64   `json:"mem_total,omitempty"` // bytes
 	MemFree  uint64   `json:"mem_free,omitempty"`  // bytes available for guests
 	Pairs    []string `json:"pairs,omitempty"`     // in which it takes part
+	Running  int      `json:"running,omitempty"`   // VMs there
+	Spare    bool     `json:"spare,omitempty"`     // takes secondaries of pairs that do not list it
 	// Maintenance is why the node wants no guests at present; "" = it does.
 	Maintenance string `json:"maintenance,omitempty"`
 }
@@ -54,6 +61,15 @@ type Pair struct {
 	Views  []View         `json:"views"`            // ordered by node
 }
 
+// Spec is the description of a pair, for nodes that have none in their
+// configuration.
+type Spec struct {
+	Pair    string          `json:"pair"`
+	Node    string          `json:"node"`   // whose description it is
+	Config  json.RawMessage `json:"config"` // as in the configuration file (config.EncodePair)
+	Updated time.Time       `json:"updated"`
+}
+
 // Registry keeps the entries. Implementations are safe for use by many goroutines.
 type Registry interface {
 	// RegisterNode writes a node's entry; call it again when it changes, and every now and then.
@@ -66,6 +82,11 @@ type Registry interface {
 	Publish(ctx context.Context, v View) error
 	// Forget removes a node's view of a pair.
 	Forget(ctx context.Context, pair, node string) error
+	// PutSpec writes the description of a pair; Spec reads it, with Pair "" if
+	// there is none; ForgetPair removes it, and all nodes' views of the pair.
+	PutSpec(ctx context.Context, s Spec) error
+	Spec(ctx context.Context, pair string) (Spec, error)
+	ForgetPair(ctx context.Context, pair string) error
 	// Pairs lists the pairs that have a record or a view, ordered by name.
 	Pairs(ctx context.Context) ([]Pair, error)
 }

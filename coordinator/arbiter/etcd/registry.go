@@ -17,6 +17,7 @@ import (
 //
 //	<prefix>/nodes/<node>               registry.Node
 //	<prefix>/views/<node>/<pair>        registry.View
+//	<prefix>/specs/<pair>               registry.Spec
 //	<prefix>/pairs/<pair>/record        the record
 
 const (
@@ -83,6 +84,58 @@ func (a *Arbiter) Forget(ctx context.Context, pair, node string) error {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	return a.change(ctx, op, clientv3.OpDelete(a.viewKey(node, pair)))
+}
+
+func (a *Arbiter) specKey(pair string) string { return a.cfg.Prefix + "/specs/" + pair }
+
+// PutSpec writes the description of a pair.
+func (a *Arbiter) PutSpec(ctx context.Context, s registry.Spec) error {
+	op := "write description of pair " + s.Pair
+	if err := checkName("pair", s.Pair); err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	return a.write(ctx, op, a.specKey(s.Pair), s)
+}
+
+// Spec reads the description of a pair.
+func (a *Arbiter) Spec(ctx context.Context, pair string) (registry.Spec, error) {
+	op := "read description of pair " + pair
+	if err := checkName("pair", pair); err != nil {
+		return registry.Spec{}, fmt.Errorf("%s: %w", op, err)
+	}
+	s, _, err := ask(ctx, a, func(ctx context.Context, e *endpoint) (registry.Spec, error) {
+		res, err := e.kv.Get(ctx, a.specKey(pair))
+		if err != nil || len(res.Kvs) == 0 {
+			return registry.Spec{}, err
+		}
+		var s registry.Spec
+		if err := json.Unmarshal(res.Kvs[0].Value, &s); err != nil || s.Pair != pair {
+			return registry.Spec{}, &CorruptError{Key: a.specKey(pair), Why: "it is not the description of the pair"}
+		}
+		return s, nil
+	})
+	return s, named(op, false, err)
+}
+
+// ForgetPair removes what the registry has of a pair. Its record stays.
+func (a *Arbiter) ForgetPair(ctx context.Context, pair string) error {
+	op := "forget pair " + pair
+	if err := checkName("pair", pair); err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	all, err := a.Pairs(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	ops := []clientv3.Op{clientv3.OpDelete(a.specKey(pair))}
+	for _, p := range all {
+		if p.Name == pair {
+			for _, v := range p.Views {
+				ops = append(ops, clientv3.OpDelete(a.viewKey(v.Node, pair)))
+			}
+		}
+	}
+	return a.change(ctx, op, ops...)
 }
 
 // change carries out operations that may be carried out twice. One that arrives late can undo a newer one of the same
