@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -71,7 +72,7 @@ func NewAuthority(name string, validity time.Duration) (*Authority, error) {
 	return &Authority{Cert: cert, Key: key}, nil
 }
 
-// Node is one node's certificate and key in PEM form.
+// Node is the certificate and key of a node, or of a client, in PEM form.
 type Node struct {
 	CertPEM, KeyPEM []byte
 }
@@ -85,6 +86,26 @@ func (a *Authority) Issue(name string, validity time.Duration) (*Node, error) {
 	if net.ParseIP(name) != nil {
 		return nil, fmt.Errorf("issue certificate for %s: a node is known by a name, not by an address", name)
 	}
+	return a.issue(name, validity, &x509.Certificate{
+		DNSNames:    []string{name},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	})
+}
+
+// IssueClient makes the certificate of a caller of the API, who is no node:
+// the role is in a URI. name is shown in logs.
+func (a *Authority) IssueClient(name string, role *url.URL, validity time.Duration) (*Node, error) {
+	if name == "" {
+		return nil, errors.New("issue certificate: the client's name is empty")
+	}
+	return a.issue(name, validity, &x509.Certificate{
+		URIs:        []*url.URL{role},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+}
+
+// issue completes and signs a certificate.
+func (a *Authority) issue(name string, validity time.Duration, tmpl *x509.Certificate) (*Node, error) {
 	if validity <= 0 {
 		validity = DefaultNodeValidity
 	}
@@ -101,15 +122,10 @@ func (a *Authority) Issue(name string, validity time.Duration) (*Node, error) {
 	if end.After(a.Cert.NotAfter) {
 		end = a.Cert.NotAfter
 	}
-	tmpl := &x509.Certificate{
-		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: name},
-		DNSNames:     []string{name},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     end,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
+	tmpl.SerialNumber = serial
+	tmpl.Subject = pkix.Name{CommonName: name}
+	tmpl.NotBefore, tmpl.NotAfter = now.Add(-backdate), end
+	tmpl.KeyUsage = x509.KeyUsageDigitalSignature
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.Cert, key.Public(), a.Key)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate of %s: %w", name, err)
