@@ -74,7 +74,7 @@ func (c *cli) certCommand() *cobra.Command {
 	node.Flags().StringVar(&nodeDir, "dir", ".", "directory of the new files")
 	node.Flags().StringVar(&caDir, "ca-dir", "", "directory of ca.pem and ca.key (default: --dir)")
 	node.Flags().IntVar(&nodeDays, "days", 730, "validity in days, at most the authority's")
-	cmd.AddCommand(ca, node)
+	cmd.AddCommand(ca, node, c.certClientCommand())
 	return cmd
 }
 

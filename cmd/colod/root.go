@@ -128,7 +128,7 @@ does not answer.`,
 	})
 	root.AddCommand(
 		c.runCommand(), c.statusCommand(), c.eventsCommand(), c.protectCommand(), c.checkpointCommand(), c.failoverCommand(),
-		c.stopCommand(), c.startCommand(), c.doctorCommand(), c.configCommand(), c.certCommand(), c.versionCommand(),
+		c.stopCommand(), c.startCommand(), c.doctorCommand(), c.configCommand(), c.certCommand(), c.tokenCommand(), c.versionCommand(),
 		lab.Command(),
 	)
 	return root

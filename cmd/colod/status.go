@@ -1,15 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"slices"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -88,8 +85,18 @@ func (c *cli) watchStatus(ctx context.Context, args []string, every time.Duratio
 				return err
 			}
 		default:
-			fmt.Fprint(c.out, "\x1b[H\x1b[2J")
-			printStatus(c.out, st)
+			// In one write, so that nobody sees a half of it.
+			var b bytes.Buffer
+			if c.terminal() {
+				b.WriteString("\x1b[H\x1b[2J")
+			}
+			printStatus(&b, st)
+			if !c.terminal() {
+				b.WriteByte('\n')
+			}
+			if _, err := c.out.Write(b.Bytes()); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -97,80 +104,4 @@ func (c *cli) watchStatus(ctx context.Context, args []string, every time.Duratio
 		case <-t.C:
 		}
 	}
-}
-
-func printStatus(w io.Writer, st *coordinator.NodeStatus) {
-	fmt.Fprintf(w, "node %s, colod %s, up %s\n\n", st.Node, st.Version, time.Since(st.Since).Round(time.Second))
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "PAIR\tSTATE\tROLE\tSPEAKER\tGEN\tPEER\tCHECKPOINTS\tPAUSE p50/p99\tRELEASED\tSINCE")
-	for _, p := range st.Pairs {
-		up := p.Peer.Node + " up"
-		if !p.Peer.Up {
-			up = p.Peer.Node + " DOWN"
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%d\t%.1f/%.1f ms\t%s\t%s\n", p.Pair, p.State, p.Role, orNone(p.Speaker), p.Generation, up,
-			p.Checkpoints.Count, p.Checkpoints.PauseMS.P50, p.Checkpoints.PauseMS.P99, size(p.Released.Bytes), time.Since(p.Since).Round(time.Second))
-	}
-	tw.Flush()
-	for _, p := range st.Pairs {
-		fmt.Fprintf(w, "\n%s: %s\n", p.Pair, p.Reason)
-		if len(p.Checkpoints.Reasons) > 0 {
-			fmt.Fprintf(w, "  checkpoints: %s\n", counts(p.Checkpoints.Reasons))
-		}
-		if p.Divergences.Count > 0 {
-			fmt.Fprintf(w, "  divergences: %s\n", counts(p.Divergences.ByReason))
-		}
-		if d := p.Divergences.Last; d != nil {
-			at := ""
-			if d.Exact {
-				at = fmt.Sprintf(" at byte %d", d.Position)
-			}
-			fmt.Fprintf(w, "  last divergence: %s, %s%s\n", d.Reason, d.Flow, at)
-		}
-	}
-}
-
-func counts(m map[string]uint64) string {
-	var parts []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		parts = append(parts, fmt.Sprintf("%d %s", m[k], k))
-	}
-	return strings.Join(parts, ", ")
-}
-
-func size(n uint64) string {
-	switch {
-	case n >= 10<<30:
-		return fmt.Sprintf("%d GiB", n>>30)
-	case n >= 10<<20:
-		return fmt.Sprintf("%d MiB", n>>20)
-	case n >= 10<<10:
-		return fmt.Sprintf("%d KiB", n>>10)
-	}
-	return fmt.Sprintf("%d B", n)
-}
-
-func (c *cli) eventsCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "events",
-		Short:   "Show changes of state as they happen",
-		Example: `  colod events --json`,
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx := cmd.Context()
-			err := c.client().Events(ctx, func(e coordinator.Event) error {
-				if c.json {
-					return json.NewEncoder(c.out).Encode(e)
-				}
-				_, err := fmt.Fprintf(c.out, "%s  %s  %s -> %s (%s, generation %d): %s\n", e.Time.Format("15:04:05.000"), e.Pair, e.From, e.State, e.Role, e.Generation, e.Reason)
-				return err
-			})
-			if ctx.Err() != nil {
-				return nil // interrupted: that is how it ends
-			}
-			return reached(err)
-		},
-	}
-	c.socketFlag(cmd)
-	return cmd
 }
