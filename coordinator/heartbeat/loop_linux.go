@@ -26,13 +26,16 @@ const (
 
 // loop is what the thread owns.
 type loop struct {
-	s     *Service
+	t     *thread
 	socks []socket
 	peers map[string]*remote
 	keys  map[uint64]*recvKey
 	stats Stats
 
-	wanted time.Duration // when the thread wanted to be awake at the latest
+	wakefd int
+	fed    time.Duration // when the thread was fed
+	unfed  bool          // that is too long ago
+	retry  time.Duration // when to try again to open sockets
 	buf    [packetLen + 1]byte
 	out    [packetLen]byte
 	events []Event
@@ -41,9 +44,10 @@ type loop struct {
 
 // socket is one of this node's paths.
 type socket struct {
-	fd    int
+	fd    int // -1: it cannot be opened, for the reason err
 	local netip.AddrPort
 	v6    bool
+	err   error
 }
 
 // remote is one peer.
@@ -76,35 +80,38 @@ type recvKey struct {
 
 // now is the time since the service's start; Go's monotonic clock is
 // CLOCK_MONOTONIC.
-func (l *loop) now() time.Duration { return time.Since(l.s.start) }
+func (l *loop) now() time.Duration { return time.Since(l.t.start) }
 
-func (s *Service) run(listen []netip.AddrPort, setup func() error, ready chan<- error) {
+func (t *thread) run(setup func() error, ready chan<- error) {
 	// Not unlocked: the thread's priority, and its namespace, end with it.
 	runtime.LockOSThread()
-	defer close(s.done)
-	l := &loop{s: s, peers: map[string]*remote{}, keys: map[uint64]*recvKey{}}
+	defer close(t.done)
+	defer t.ended()
+	l := &loop{t: t, wakefd: t.wakefd, peers: map[string]*remote{}, keys: map[uint64]*recvKey{}}
 	defer l.close()
-	if err := l.open(listen, setup); err != nil {
+	if err := l.open(setup); err != nil {
 		ready <- err
 		return
 	}
-	s.sched = raise()
+	t.is.Scheduling = raise()
 	for _, so := range l.socks {
-		s.local = append(s.local, so.local)
+		t.is.Local = append(t.is.Local, so.local)
 	}
+	l.fed = l.now()
 	ready <- nil
 	l.turn()
 }
 
-func (l *loop) open(listen []netip.AddrPort, setup func() error) error {
+func (l *loop) open(setup func() error) error {
 	if setup != nil {
 		if err := setup(); err != nil {
 			return fmt.Errorf("set up the thread: %w", err)
 		}
 	}
-	for _, a := range listen {
-		so, err := openSocket(a)
-		if err != nil {
+	for i, a := range l.t.Listen {
+		so := socket{fd: -1, local: a, v6: a.Addr().Is6()}
+		err := so.open()
+		if err != nil && i == 0 {
 			return fmt.Errorf("listen on UDP %s: %w; is the address of this host, and is no other colod running?", a, err)
 		}
 		l.socks = append(l.socks, so)
@@ -114,48 +121,43 @@ func (l *loop) open(listen []netip.AddrPort, setup func() error) error {
 
 func (l *loop) close() {
 	for _, so := range l.socks {
-		unix.Close(so.fd)
+		if so.fd >= 0 {
+			unix.Close(so.fd)
+		}
 	}
-	l.s.mu.Lock()
-	l.s.closed = true
-	unix.Close(l.s.wakefd)
-	l.s.wakefd = -1
-	l.s.mu.Unlock()
 }
 
-func openSocket(a netip.AddrPort) (so socket, err error) {
+// open makes the socket; its error is kept for the status.
+func (so *socket) open() (err error) {
+	defer func() { so.err = err }()
 	domain := unix.AF_INET
-	if a.Addr().Is6() {
+	if so.v6 {
 		domain = unix.AF_INET6
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return so, os.NewSyscallError("socket", err)
+		return os.NewSyscallError("socket", err)
 	}
-	defer func() {
-		if err != nil {
-			unix.Close(fd)
-		}
-	}()
 	// Before bulk, in our own queues and, where it is obeyed, in the network's:
 	// TC_PRIO_CONTROL (linux/pkt_sched.h), class selector 6 (RFC 2474). Harmless
 	// where it fails.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, 6)
 	const cs6 = 48 << 2
-	if domain == unix.AF_INET {
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, cs6)
-	} else {
+	if so.v6 {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, cs6)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
+	} else {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, cs6)
 	}
-	if err := unix.Bind(fd, sockaddr(a, domain == unix.AF_INET6)); err != nil {
-		return so, os.NewSyscallError("bind", err)
+	if err := unix.Bind(fd, sockaddr(so.local, so.v6)); err != nil {
+		unix.Close(fd)
+		return os.NewSyscallError("bind", err)
 	}
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return so, os.NewSyscallError("getsockname", err)
+	if sa, err := unix.Getsockname(fd); err == nil {
+		so.local = addrPort(sa)
 	}
-	return socket{fd: fd, local: addrPort(sa), v6: domain == unix.AF_INET6}, nil
+	so.fd = fd
+	return nil
 }
 
 // sockaddr is an address for a socket, of IPv6 or not.
@@ -195,9 +197,9 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 // turn is the thread's loop.
 func (l *loop) turn() {
 	for {
-		l.set = append(l.set[:0], unix.PollFd{Fd: int32(l.s.wakefd), Events: unix.POLLIN})
+		l.set = append(l.set[:0], unix.PollFd{Fd: int32(l.wakefd), Events: unix.POLLIN})
 		for _, so := range l.socks {
-			l.set = append(l.set, unix.PollFd{Fd: int32(so.fd), Events: unix.POLLIN})
+			l.set = append(l.set, unix.PollFd{Fd: int32(so.fd), Events: unix.POLLIN}) // below 0: ignored (poll(2))
 		}
 		at := l.deadline()
 		l.wait(at)
@@ -214,24 +216,46 @@ func (l *loop) turn() {
 				l.read(i)
 			}
 		}
-		now = l.now()
-		for _, p := range l.peers {
-			if p.send != nil && now >= p.next {
-				l.ping(p, now)
-			}
-			l.events = p.look(now, l.events)
-		}
+		l.work()
 		for i, e := range l.events {
-			l.s.emit(e)
+			l.t.emit(e)
 			l.events[i] = nil
 		}
 		l.events = l.events[:0]
 	}
 }
 
+// work does what is due.
+func (l *loop) work() {
+	now := l.now()
+	if now >= l.retry {
+		l.retry = now + time.Second
+		for i := range l.socks {
+			if l.socks[i].fd < 0 {
+				_ = l.socks[i].open() // the status tells
+			}
+		}
+	}
+	if was := l.unfed; l.t.Feed > 0 {
+		if l.unfed = now-l.fed > l.t.Feed; l.unfed && !was {
+			l.stats.Unfed++
+		}
+	}
+	for _, p := range l.peers {
+		if l.unfed {
+			p.sleep(now)
+			continue
+		}
+		if p.send != nil && now >= p.next {
+			l.ping(p, now)
+		}
+		l.events = p.look(now, l.events)
+	}
+}
+
 func (l *loop) late(by time.Duration) {
 	l.stats.Late = max(l.stats.Late, by)
-	if by > l.s.interval+l.s.interval/2 {
+	if by > l.t.Interval+l.t.Interval/2 {
 		l.stats.Slept += by
 	}
 }
@@ -239,7 +263,16 @@ func (l *loop) late(by time.Duration) {
 // deadline is when something has to be done without anything arriving.
 func (l *loop) deadline() time.Duration {
 	at := l.now() + time.Hour
+	if slices.ContainsFunc(l.socks, func(so socket) bool { return so.fd < 0 }) {
+		at = l.retry
+	}
+	if l.t.Feed > 0 && !l.unfed {
+		at = min(at, l.fed+l.t.Feed+1)
+	}
 	for _, p := range l.peers {
+		if l.unfed {
+			break
+		}
 		if p.send != nil {
 			at = min(at, p.next, p.deadline())
 		}
@@ -262,11 +295,11 @@ func (l *loop) wait(at time.Duration) {
 // runCalls carries out what was posted; false at the service's end.
 func (l *loop) runCalls() bool {
 	var drain [8]byte
-	unix.Read(l.s.wakefd, drain[:])
-	l.s.mu.Lock()
-	calls, closed := l.s.calls, l.s.closed
-	l.s.calls = nil
-	l.s.mu.Unlock()
+	unix.Read(l.wakefd, drain[:])
+	l.t.mu.Lock()
+	calls, closed := l.t.calls, l.t.closed
+	l.t.calls = nil
+	l.t.mu.Unlock()
 	for _, fn := range calls {
 		fn(l)
 	}
@@ -302,7 +335,7 @@ func (l *loop) take(sock int, b []byte, from unix.Sockaddr) {
 	now := l.now()
 	if p.kind == kindPing {
 		r.heard(p.path)
-		if r.send == nil {
+		if r.send == nil || l.unfed {
 			return
 		}
 		// To where it came from, and from where it arrived.
@@ -327,13 +360,16 @@ func (l *loop) ping(r *remote, now time.Duration) {
 		t.err = l.sendTo(r, i, t.sock, t.sa, &packet{kind: kindPing, path: i, time: int64(now)})
 	}
 	// In step, but without catching up on what was missed.
-	r.next += l.s.interval
+	r.next += l.t.Interval
 	if r.next <= now {
-		r.next = now + l.s.interval
+		r.next = now + l.t.Interval
 	}
 }
 
 func (l *loop) sendTo(r *remote, path, sock int, to unix.Sockaddr, p *packet) error {
+	if l.socks[sock].fd < 0 {
+		return nil // its own error tells
+	}
 	r.to[path].seq++
 	p.id, p.seq = r.sendID, r.to[path].seq
 	err := unix.Sendto(l.socks[sock].fd, r.send.appendPacket(l.out[:0], p), 0, to)
@@ -352,7 +388,7 @@ func (l *loop) addPeer(name string, addrs []netip.AddrPort) error {
 		return fmt.Errorf("more than %d nodes", maxPeers)
 	}
 	n := max(len(addrs), len(l.socks))
-	r := &remote{state: newState(name, l.s.interval, l.s.timeout, l.now(), n), addrs: addrs, to: make([]pathTo, n)}
+	r := &remote{state: newState(name, l.t.Interval, l.t.Timeout, l.now(), n), addrs: addrs, to: make([]pathTo, n)}
 	for i := range r.to {
 		t := &r.to[i]
 		t.sock, t.addr = min(i, len(l.socks)-1), addrs[min(i, len(addrs)-1)]
@@ -429,19 +465,22 @@ func (l *loop) use(peer string, k Keys) error {
 	return nil
 }
 
-func (l *loop) status(peer string) []PathStatus {
+func (l *loop) view(peer string) view {
+	v := view{Stats: l.stats}
 	r := l.peers[peer]
 	if r == nil {
-		return nil
+		return v
 	}
+	v.Up, v.Known = r.up, r.known
 	now := l.now()
-	out := make([]PathStatus, len(r.to))
+	v.Paths = make([]PathStatus, len(r.to))
 	for i := range r.to {
-		out[i] = r.state.status(now, i)
-		out[i].Local, out[i].Addr = l.socks[r.to[i].sock].local.String(), r.to[i].addr.String()
-		if err := r.to[i].err; err != nil {
-			out[i].Err = err.Error()
+		t, so := &r.to[i], &l.socks[r.to[i].sock]
+		v.Paths[i] = r.status(now, i)
+		v.Paths[i].Local, v.Paths[i].Addr = so.local.String(), t.addr.String()
+		if err := errors.Join(so.err, t.err); err != nil {
+			v.Paths[i].Err = err.Error()
 		}
 	}
-	return out
+	return v
 }

@@ -5,11 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Defaults of [Options].
@@ -30,8 +27,12 @@ type Options struct {
 	// Events gets what happens, in order, on a goroutine of its own. It may
 	// call the Service's methods but for Close.
 	Events func(Event)
+	// Command starts a process of its own for the heartbeats, by calling
+	// ProcessMain at once; see there. Empty: they are a thread of this process.
+	// It ends with this one, and stays silent while this one does not run.
+	Command []string
 	// Setup, if set, runs first on the service's thread, for instance to enter a
-	// network namespace.
+	// network namespace; not with Command, which inherits this process's.
 	Setup func() error
 }
 
@@ -41,23 +42,37 @@ var ErrClosed = errors.New("heartbeat service is closed")
 // Service exchanges heartbeats with other nodes. Its methods are safe for use
 // by many goroutines.
 type Service struct {
-	interval, timeout time.Duration
-	emit              func(Event)
-	start             time.Time
-
-	wakefd int
-	mu     sync.Mutex // held for moments only: the thread takes it too
-	calls  []func(*loop)
-	closed bool
-
-	done  chan struct{} // the thread has ended
-	sched string        // how the thread is scheduled
-	local []netip.AddrPort
-
+	backend
 	queue *eventQueue
+	once  sync.Once
 }
 
-// New opens the sockets and starts the service; it knows no peer yet.
+// backend is what exchanges the heartbeats: a thread, or a process with one.
+type backend interface {
+	addPeer(name string, addrs []netip.AddrPort) error
+	removePeer(name string) error
+	expect(peer string, k Keys) error
+	use(peer string, k Keys) error
+	look(peer string) (view, error)
+	info() info
+	close()
+}
+
+// view is what can be seen of the service and one peer.
+type view struct {
+	Up, Known bool
+	Paths     []PathStatus
+	Stats     Stats
+}
+
+// info does not change.
+type info struct {
+	Scheduling string
+	Local      []netip.AddrPort
+}
+
+// New opens the sockets and starts the service; it knows no peer yet. Path 0
+// must be there; the address of another one may come later.
 func New(opt Options) (*Service, error) {
 	if opt.Interval == 0 {
 		opt.Interval = DefaultInterval
@@ -77,15 +92,14 @@ func New(opt Options) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start heartbeats: %w", err)
 	}
-	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("start heartbeats: %w", os.NewSyscallError("eventfd", err))
+	s := &Service{queue: newEventQueue(opt.Events)}
+	set := settings{Listen: listen, Interval: opt.Interval, Timeout: opt.Timeout}
+	if len(opt.Command) > 0 {
+		s.backend, err = startProcess(opt.Command, set, s.queue.put)
+	} else {
+		s.backend, err = startThread(set, opt.Setup, s.queue.put)
 	}
-	s := &Service{interval: opt.Interval, timeout: opt.Timeout, start: time.Now(), wakefd: fd, done: make(chan struct{}), queue: newEventQueue(opt.Events)}
-	s.emit = s.queue.put
-	ready := make(chan error, 1)
-	go s.run(listen, opt.Setup, ready)
-	if err := <-ready; err != nil {
+	if err != nil {
 		s.queue.close()
 		return nil, fmt.Errorf("start heartbeats: %w", err)
 	}
@@ -93,12 +107,13 @@ func New(opt Options) (*Service, error) {
 }
 
 // Scheduling says how the kernel schedules the service's thread.
-func (s *Service) Scheduling() string { return s.sched }
+func (s *Service) Scheduling() string { return s.info().Scheduling }
 
 // Local are the addresses that the paths are bound to.
 func (s *Service) Local() []string {
-	out := make([]string, len(s.local))
-	for i, a := range s.local {
+	local := s.info().Local
+	out := make([]string, len(local))
+	for i, a := range local {
 		out[i] = a.String()
 	}
 	return out
@@ -117,43 +132,34 @@ func (s *Service) AddPeer(name string, addrs []string) error {
 	if err != nil {
 		return fmt.Errorf("add node %s to heartbeats: %w", name, err)
 	}
-	return s.call(func(l *loop) error { return l.addPeer(name, to) })
+	if err := s.addPeer(name, to); err != nil {
+		return fmt.Errorf("add node %s to heartbeats: %w", name, err)
+	}
+	return nil
 }
 
 // RemovePeer forgets a node; no event of it is made afterwards.
-func (s *Service) RemovePeer(name string) error {
-	return s.call(func(l *loop) error { l.removePeer(name); return nil })
-}
+func (s *Service) RemovePeer(name string) error { return s.removePeer(name) }
 
 // Expect accepts packets of the peer that were made with the keys, besides those
 // made with earlier ones, until the first with the new ones comes. A node
 // expects keys before it tells the peer that it does, and uses them once the
 // peer has told the same.
-func (s *Service) Expect(peer string, k Keys) error {
-	return s.call(func(l *loop) error { return l.expect(peer, k) })
-}
+func (s *Service) Expect(peer string, k Keys) error { return s.expect(peer, k) }
 
 // Use sends to the peer with the keys from now on.
-func (s *Service) Use(peer string, k Keys) error {
-	return s.call(func(l *loop) error { return l.use(peer, k) })
-}
+func (s *Service) Use(peer string, k Keys) error { return s.use(peer, k) }
 
 // Paths is the state of the paths to a peer, nil if it is not known.
 func (s *Service) Paths(peer string) []PathStatus {
-	var out []PathStatus
-	_ = s.call(func(l *loop) error { out = l.status(peer); return nil }) // closed: none
-	return out
+	v, _ := s.look(peer) // closed: none
+	return v.Paths
 }
 
 // Peer reports whether a peer is up, and whether an answer of it has ever come.
 func (s *Service) Peer(peer string) (up, known bool) {
-	_ = s.call(func(l *loop) error { // closed: neither
-		if p := l.peers[peer]; p != nil {
-			up, known = p.up, p.known
-		}
-		return nil
-	})
-	return up, known
+	v, _ := s.look(peer) // closed: neither
+	return v.Up, v.Known
 }
 
 // Stats counts what the service met.
@@ -162,86 +168,41 @@ type Stats struct {
 	Refused  uint64        // packets that were not, or came twice
 	Turns    uint64        // of the thread's loop
 	Late     time.Duration // most by which the thread woke later than it wanted to
-	Slept    time.Duration // in all, when it woke later than an interval and a half
+	Slept    time.Duration // in all, when it woke later by an interval and a half
+	Unfed    uint64        // how often it fell silent since the process that it serves did not run
 }
 
 // Stats returns the counters.
 func (s *Service) Stats() Stats {
-	var st Stats
-	_ = s.call(func(l *loop) error { st = l.stats; return nil }) // closed: none
-	return st
+	v, _ := s.look("") // closed: none
+	return v.Stats
 }
 
-// Alive runs through the service's thread; it reports whether that answered
-// within the limit.
-func (s *Service) Alive(limit time.Duration) bool {
-	ch := make(chan struct{})
-	if !s.post(func(*loop) { close(ch) }) {
-		return false
-	}
+// Check goes once through the service's thread and returns an error if that does not
+// answer within the limit.
+func (s *Service) Check(limit time.Duration) error {
+	ch := make(chan error, 1)
+	go func() {
+		_, err := s.look("")
+		ch <- err
+	}()
 	t := time.NewTimer(limit)
 	defer t.Stop()
 	select {
-	case <-ch:
-		return true
+	case err := <-ch:
+		return err
 	case <-t.C:
-		return false
+		return fmt.Errorf("the heartbeats' thread has not answered for %s", limit)
 	}
 }
 
 // Close ends the service. No event comes afterwards.
 func (s *Service) Close() error {
-	s.mu.Lock()
-	closed := s.closed
-	s.closed = true
-	s.wake()
-	s.mu.Unlock()
-	<-s.done
-	if !closed {
+	s.once.Do(func() {
+		s.close()
 		s.queue.close()
-	}
+	})
 	return nil
-}
-
-// wake needs s.mu, so that the descriptor is still there.
-func (s *Service) wake() {
-	select {
-	case <-s.done:
-	default:
-		one := [8]byte{1}
-		unix.Write(s.wakefd, one[:]) // fails only when a wake-up is pending already
-	}
-}
-
-func (s *Service) post(fn func(*loop)) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.calls = append(s.calls, fn)
-	if len(s.calls) == 1 {
-		s.wake()
-	}
-	return true
-}
-
-func (s *Service) call(fn func(*loop) error) error {
-	ch := make(chan error, 1)
-	if !s.post(func(l *loop) { ch <- fn(l) }) {
-		return ErrClosed
-	}
-	select {
-	case err := <-ch:
-		return err
-	case <-s.done:
-		select {
-		case err := <-ch:
-			return err
-		default:
-			return ErrClosed
-		}
-	}
 }
 
 func resolveAll(addrs []string) ([]netip.AddrPort, error) {

@@ -117,7 +117,7 @@ func TestService(t *testing.T) {
 			t.Error("the peer is not up")
 		}
 	}
-	if !a.Alive(time.Minute) || a.Scheduling() == "" || a.Stats().Received == 0 {
+	if a.Check(time.Minute) != nil || a.Scheduling() == "" || a.Stats().Received == 0 {
 		t.Errorf("%q %+v", a.Scheduling(), a.Stats())
 	}
 	// New keys, some of which nobody uses: nobody is lost.
@@ -152,7 +152,7 @@ func TestService(t *testing.T) {
 	if err := b.AddPeer("c", []string{"127.0.0.1:1"}); !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
-	if b.Alive(time.Minute) || b.Close() != nil {
+	if b.Check(time.Minute) == nil || b.Close() != nil {
 		t.Error("it lives after its end")
 	}
 }

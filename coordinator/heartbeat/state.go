@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Event is one of PathUp, PathDown, PeerUp, PeerDown.
+// Event is one of PathUp, PathDown, PeerUp, PeerDown, Restarted.
 type Event interface{ event() }
 
 // The events. A peer and its paths are neither up nor down until the first
@@ -32,12 +32,17 @@ type (
 		Peer   string
 		Reason string
 	}
+	// Restarted says that the service's process had ended and another one has
+	// taken its place: all keys are forgotten, and new ones have to be made by
+	// new connections.
+	Restarted struct{}
 )
 
-func (PathUp) event()   {}
-func (PathDown) event() {}
-func (PeerUp) event()   {}
-func (PeerDown) event() {}
+func (PathUp) event()    {}
+func (PathDown) event()  {}
+func (PeerUp) event()    {}
+func (PeerDown) event()  {}
+func (Restarted) event() {}
 
 const (
 	// again is how many answers in a row a path that was down needs to be up.
@@ -101,6 +106,12 @@ func (s *state) advance(now time.Duration) {
 		s.paths[i].silence += step
 		s.paths[i].unheard += step
 	}
+}
+
+// sleep tells that this node was silent itself up to now.
+func (s *state) sleep(now time.Duration) {
+	s.slept += max(now-s.looked, 0)
+	s.looked = now
 }
 
 // pinged tells that a ping was sent over a path.
