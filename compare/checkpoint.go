@@ -86,6 +86,11 @@ func (e *Engine) restart() {
 		e.dirty[i] = nil
 	}
 	e.dirty = e.dirty[:0]
+	for i, fl := range e.soft {
+		fl.soft = false
+		e.soft[i] = nil
+	}
+	e.soft = e.soft[:0]
 }
 
 func (e *Engine) drain(now int64) {

@@ -38,6 +38,9 @@ func (d *Describer) Watermark(w Watermark) {
 	}
 	if tcp(fl) {
 		fl.sawTS(w.TSVal)
+		if w.Known && (!fl.relOK || w.Seq.After(fl.rel)) {
+			fl.rel, fl.relOK = w.Seq, true
+		}
 		return
 	}
 	released := func(index uint64) bool {

@@ -65,6 +65,8 @@ type dflow struct {
 	nholes int
 	una    frame.Num
 	unaOK  bool
+	rel    frame.Num // all before it is known to be released; valid with relOK
+	relOK  bool
 	fine   bool
 	fin    bool // the guest has closed
 	cfin   bool // the client has

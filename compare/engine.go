@@ -45,6 +45,7 @@ type Engine struct {
 	swait     timerList // flows in which the secondary said what the primary has not
 	syns      []*flow   // flows with a SYN that waits
 	dirty     []*flow   // flows that owe a watermark
+	soft      []*flow   // flows that owe one when there is an occasion
 	npieces   int
 	sent      uint64 // messages put in Out since the beginning
 	received  uint64 // of them known to have arrived
@@ -327,6 +328,20 @@ func (e *Engine) mark(fl *flow) {
 	}
 }
 
+// Notify tells the secondary's node how far the released streams go, in Out. It is not done with each release, since a
+// client's acknowledgement, which is mirrored anyway, says the same a round trip later: it belongs where something goes to
+// that node anyway, and into a slow tick.
+func (e *Engine) Notify(int64) {
+	for i, fl := range e.soft {
+		e.soft[i] = nil
+		if fl.soft && !fl.dead && fl.epoch == e.epoch && fl.sid != 0 && !e.solo {
+			e.watermark(fl)
+		}
+		fl.soft = false
+	}
+	e.soft = e.soft[:0]
+}
+
 func (e *Engine) send(m Message) uint64 {
 	e.out.Messages = append(e.out.Messages, m)
 	e.sent++
@@ -337,7 +352,8 @@ func (e *Engine) watermark(fl *flow) {
 	t := &fl.t
 	w := Watermark{Flow: fl.sid, Kind: fl.key.Kind}
 	if fl.key.Kind == frame.KindTCP {
-		w.Seq, w.Ack, w.TSVal = t.rel, t.relAck, uint32(t.relTS)
+		w.Seq, w.Known, w.Ack, w.TSVal = t.rel, t.known, t.relAck, uint32(t.relTS)
+		fl.soft = false
 	} else {
 		w.Next, w.Mask, w.Count = fl.d.next, fl.d.mask, fl.d.count
 	}

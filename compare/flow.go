@@ -12,6 +12,7 @@ type flow struct {
 	touched  bool   // used since the eviction hand came by
 	dead     bool   // not in the table any more
 	dirty    bool   // in Engine.dirty
+	soft     bool   // in Engine.soft, and owes it
 	pSeen    bool   // the primary's guest has spoken in this connection
 	reported uint32 // Engine.round in which a divergence was reported
 	broken   uint32 // Engine.round in which the streams were found to differ

@@ -2,14 +2,32 @@ package compare
 
 import "colod/internal/frame"
 
-// Promote ends the describer's work: this guest speaks from now on. unreleased are the frames that clients may
-// not have got, in order of arrival and in the guest's own space: stream bytes that no client has
-// acknowledged, datagrams that no watermark covers; and for each connection that has acknowledged client
-// bytes a made acknowledgement (Index -1, of no pool), so that an upload goes on at once. They are the
-// caller's again. fronts are the connections whose space differs from the clients', in the same order as
+// Promote ends the describer's work: this guest speaks from now on. unreleased are the frames that are not known to
+// have been released, in order of arrival and in the guest's own space: stream bytes and datagrams that no watermark
+// covers; and for each connection that has acknowledged client bytes a made acknowledgement (Index -1, of no
+// pool), so that an upload goes on at once. They are the caller's again; what was released is in Out.Free.
+//
+// The host that died may have swallowed the last that it released. So where a stream ends with released bytes that its
+// client has not acknowledged, the last segment of them is there too, as a tail loss probe (RFC 8985 section 7): the
+// client's answer shows the guest what is missing, long before a timer does.
+//
+// fronts are the connections whose space differs from the clients', in the same order as
 // their first frame came.
 func (d *Describer) Promote(int64) (unreleased []*Frame, fronts []Front) {
+	for _, fl := range d.flows {
+		if !tcp(fl) || !fl.relOK {
+			continue
+		}
+		for i := range fl.kept.len() {
+			f := *fl.kept.at(i)
+			f.link.agreed = f.link.end.AtMost(fl.rel) && i < fl.kept.len()-1
+		}
+	}
 	for f := d.kept.pop(); f != nil; f = d.kept.pop() {
+		if f.link.agreed {
+			d.free(f)
+			continue
+		}
 		f.link = heldLink{}
 		unreleased = append(unreleased, f)
 	}

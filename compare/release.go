@@ -74,6 +74,10 @@ func (e *Engine) segment(now int64, fl *flow, f *Frame, from, to frame.Num, last
 	}
 	if !t.known || to.After(t.rel) {
 		t.rel = to
+		if !fl.soft && !e.solo {
+			fl.soft = true
+			e.soft = append(e.soft, fl)
+		}
 	}
 	if last {
 		f.link = heldLink{}

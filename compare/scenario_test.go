@@ -25,6 +25,7 @@ import (
 //	wait d                        time passes, the engine ticks
 //	checkpoint, begin, end, abort, solo, promote
 //	logged from=n to=n            the log of the secondary's node has the client's bytes [from, to)
+//	notify                        the other node is told how far the released streams go
 //	stats                         counters that are not zero
 //
 // Run with -rewrite to make the transcripts anew; commit only what you understand.
@@ -125,6 +126,9 @@ func (s *scene) run(t *testing.T, d *datadriven.TestData) string {
 	case "abort":
 		w.e.AbortCheckpoint(w.now)
 		w.collect()
+	case "notify":
+		w.e.Notify(w.now)
+		w.collect()
 	case "logged":
 		var from, to int
 		d.ScanArgs(t, "from", &from)
@@ -150,6 +154,7 @@ func (s *scene) run(t *testing.T, d *datadriven.TestData) string {
 			}
 			fmt.Fprintf(&s.out, "%s: %s\n", kind, s.show(&f.P, f.Buf, s.s.iss))
 		}
+		w.collect()
 		for _, f := range fronts {
 			fmt.Fprintf(&s.out, "front: port %d seq offset %d ts offset %d last ts %d closed %t\n", f.Key.PeerPort, int32(f.SeqOff), int32(f.TSOff), f.LastTS, f.Closed)
 		}

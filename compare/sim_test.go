@@ -448,6 +448,7 @@ func (s *sim) tick() {
 	w := s.w
 	due(&s.toGuest, s.now, func(g segment) {
 		w.e.Input(w.now, s.headers(g))
+		w.e.Notify(w.now)
 		w.collect()
 		s.flushLinks()
 		s.toBlink = append(s.toBlink, timed[any]{s.now + s.cfg.link, g})
@@ -540,6 +541,7 @@ func (s *sim) soloTick() {
 			}
 			s.speak(f.Buf)
 		}
+		w.collect()
 		w.noLoans()
 	}
 	s.giveAgain(false)

@@ -15,6 +15,8 @@ type Tap interface {
 	Descriptor(now int64, d *Descriptor)
 	Raw(now int64, raw Raw)
 	Received(now int64, n uint64)
+	Logged(now int64, key frame.FlowKey, seq, end frame.Num)
+	Notify(now int64)
 	Tick(now int64)
 	SetBudget(d time.Duration)
 	BeginCheckpoint(now int64)
@@ -86,6 +88,22 @@ func (t *Tapped) Received(now int64, n uint64) {
 		t.tap.Received(now, n)
 	}
 	t.Engine.Received(now, n)
+}
+
+// Logged is Engine.Logged.
+func (t *Tapped) Logged(now int64, key frame.FlowKey, seq, end frame.Num) {
+	if t.tap != nil {
+		t.tap.Logged(now, key, seq, end)
+	}
+	t.Engine.Logged(now, key, seq, end)
+}
+
+// Notify is Engine.Notify. The tap is told when it has an effect.
+func (t *Tapped) Notify(now int64) {
+	if t.tap != nil && len(t.soft) > 0 {
+		t.tap.Notify(now)
+	}
+	t.Engine.Notify(now)
 }
 
 // Tick is Engine.Tick.

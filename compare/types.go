@@ -142,6 +142,7 @@ type Watermark struct {
 	// TCP: Seq is the end of the released stream, Ack the released acknowledgement, TSVal the highest
 	// released timestamp.
 	Seq, Ack frame.Num
+	Known    bool // Seq is valid
 	TSVal    uint32
 	// Datagrams: all of the secondary's with Index < Next are released, and Next+1+i where bit i of Mask is set.
 	Next, Mask uint64

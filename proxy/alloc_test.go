@@ -31,6 +31,10 @@ type duplex struct {
 	tmpl []byte
 	size uint32
 	seq  uint32
+
+	// For BenchmarkNotification: what becomes of what a says to b, nil: nothing; and whether a tells of releases.
+	toB    func() error
+	untold bool
 }
 
 func newDuplex(t testing.TB, payload int) *duplex {
@@ -74,7 +78,17 @@ func (d *duplex) step() error {
 	}
 	d.b.link.plain = d.b.link.plain[:0]
 	d.a.pri.engine.Primary(d.a.nowMono, d.take(d.a))
+	if d.untold {
+		dropNotices(d.a.pri.engine)
+	} else if d.toB != nil {
+		d.a.pri.engine.Notify(d.a.nowMono)
+	}
 	d.a.pri.act(d.a)
+	if d.toB != nil {
+		if err := d.toB(); err != nil {
+			return err
+		}
+	}
 	d.a.link.plain = d.a.link.plain[:0]
 	d.seq += d.size
 	ack := frame.Parsed{Kind: frame.KindTCP, Flags: frame.ACK, Seq: 1, Ack: frame.Num(d.seq), Window: 60000}

@@ -158,3 +158,6 @@ func (l *Link) directFlush() error {
 	}
 	return nil
 }
+
+// Armed says that the path is a primary's whose output is compared.
+func (d *Direct) Armed() bool { return d.pri != nil && d.pri.armed }

@@ -328,6 +328,9 @@ func (l *Link) Close() error { l.close(); return nil }
 // backlog is the number of bytes that wait to be sent.
 func (l *Link) backlog() int { return len(l.plain) + len(l.t.out) }
 
+// pending says that something was written since the last flush.
+func (l *Link) pending() bool { return len(l.plain) > 0 }
+
 // wantWrite says that the socket should be polled for writing.
 func (l *Link) wantWrite() bool { return len(l.t.out) > 0 }
 

@@ -121,6 +121,9 @@ func (r *primary) input(p *Proxy, ktime int64, buf []byte, pd *frame.Parsed) {
 
 // act carries out what the engine has decided.
 func (r *primary) act(p *Proxy) {
+	if p.link != nil && p.link.pending() {
+		r.engine.Notify(p.nowMono) // an occasion: something goes to the other node anyway
+	}
 	out := r.engine.Out()
 	if len(out.Releases) > 0 {
 		for i := range out.Releases {

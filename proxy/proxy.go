@@ -333,6 +333,10 @@ func (p *Proxy) housekeeping() {
 		}
 	}
 	p.giveAgain()
+	if p.pri != nil && p.link != nil {
+		p.pri.engine.Notify(p.nowMono)
+		p.pri.act(p)
+	}
 	if p.role == roleOrphan && p.nowMono > p.orphanEnd {
 		p.silence()
 	}

@@ -168,7 +168,7 @@ func (s *secondary) message(p *Proxy, kind byte, body []byte) error {
 	case msgWatermark:
 		w := compare.Watermark{Flow: rd.u32(), Kind: frame.Kind(rd.u8())}
 		if w.Kind == frame.KindTCP {
-			w.Seq, w.Ack, w.TSVal = frame.Num(rd.u32()), frame.Num(rd.u32()), rd.u32()
+			w.Seq, w.Ack, w.TSVal, w.Known = frame.Num(rd.u32()), frame.Num(rd.u32()), rd.u32(), rd.u8() != 0
 		} else {
 			w.Next, w.Mask, w.Count = rd.u64(), rd.u64(), rd.u64()
 		}

@@ -117,6 +117,7 @@ func (l *Link) engineMessage(m *compare.Message) {
 			b = be.AppendUint32(b, uint32(w.Seq))
 			b = be.AppendUint32(b, uint32(w.Ack))
 			b = be.AppendUint32(b, w.TSVal)
+			b = append(b, flagBits(w.Known))
 		} else {
 			b = be.AppendUint64(b, w.Next)
 			b = be.AppendUint64(b, w.Mask)
