@@ -38,7 +38,7 @@ from Debian into a cache and not installed. Everything is removed by 'colod lab 
 	}
 	root.PersistentFlags().StringVar(&name, "name", DefaultName, "name of the lab; labs of different names do not touch each other")
 	root.AddCommand(upCommand(&name), downCommand(&name), execCommand(&name), faultCommand(&name), statusCommand(&name),
-		listCommand(), demoCommand(&name), client.Command(), guestCommand(), keepCommand())
+		listCommand(), demoCommand(&name), tortureCommand(&name), client.Command(), guestCommand(), keepCommand())
 	return root
 }
 
@@ -123,6 +123,15 @@ func upCommand(name *string) *cobra.Command {
 		},
 	}
 	f := c.Flags()
+	labFlags(c, &opt)
+	f.BoolVar(&opt.Native, "native", false, "one unprotected guest, without colod, for comparison")
+	f.BoolVar(&asJSON, "json", false, "print the result as JSON")
+	return c
+}
+
+// labFlags are the flags that say what lab to make.
+func labFlags(c *cobra.Command, opt *Options) {
+	f := c.Flags()
 	f.StringVar(&opt.Mode, "mode", "lockstep", "mode of protection")
 	f.IntVar(&opt.SMP, "smp", 1, "processors of the guest")
 	f.StringVar(&opt.Memory, "memory", "256M", "memory of the guest")
@@ -134,9 +143,6 @@ func upCommand(name *string) *cobra.Command {
 	f.StringVar(&opt.Arbiter, "arbiter", "file", "where the record is: file (a directory) or etcd (real members)")
 	f.IntVar(&opt.Members, "members", 1, "members of etcd: 1 or 3")
 	f.BoolVar(&opt.NoRestart, "no-restart", false, "leave a daemon that ended; else it is started again as systemd does")
-	f.BoolVar(&opt.Native, "native", false, "one unprotected guest, without colod, for comparison")
-	f.BoolVar(&asJSON, "json", false, "print the result as JSON")
-	return c
 }
 
 // stepPrinter prints each step with the time since start.

@@ -263,9 +263,9 @@ func (l *Lab) partition(ctx context.Context, from, to string) (string, error) {
 	case from == "" && to == "":
 		return "cut the nodes from each other", nil
 	case to == "":
-		to = "any other node"
+		return fmt.Sprintf("nothing from node %s reaches another node", from), nil
 	case from == "":
-		from = "any other node"
+		return fmt.Sprintf("nothing from another node reaches node %s", to), nil
 	}
 	return fmt.Sprintf("nothing from node %s reaches node %s", from, to), nil
 }

@@ -28,7 +28,8 @@ const (
 
 // keepCommand is the hidden "colod lab keep": it stands in for systemd on a
 // lab's node. It runs the daemon, starts it again when it fails, ends one that
-// gives no sign of life, and restarts it in order on SIGHUP.
+// gives no sign of life, restarts it in order on SIGHUP, and starts one that is
+// not running on SIGUSR1.
 func keepCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "keep CONFIG", Short: "Keep a node's daemon running (used by the lab itself)", Hidden: true, Args: cobra.ExactArgs(1),
@@ -43,8 +44,9 @@ func keepCommand() *cobra.Command {
 }
 
 func keep(ctx context.Context, program, config string, log io.Writer) error {
-	again := make(chan os.Signal, 1)
+	again, start := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGHUP)
+	signal.Notify(start, syscall.SIGUSR1)
 	say := func(format string, args ...any) {
 		fmt.Fprintf(log, "%s KEEP %s\n", time.Now().UTC().Format("15:04:05.000000"), fmt.Sprintf(format, args...))
 	}
@@ -58,11 +60,11 @@ func keep(ctx context.Context, program, config string, log io.Writer) error {
 		starts = append(starts, time.Now())
 		if n := len(starts); n > restartLimit && starts[n-1].Sub(starts[n-1-restartLimit]) < restartInterval {
 			say("colod was started %d times within %s: given up, as systemd does", restartLimit, restartInterval)
-			<-again // as systemctl reset-failed and start
+			<-start // as systemctl reset-failed and start
 			starts = nil
 			continue
 		}
-		asked, err := keepOnce(ctx, program, config, notify, again, say)
+		asked, err := keepOnce(ctx, program, config, notify, again, start, say)
 		var exit *exec.ExitError
 		switch {
 		case ctx.Err() != nil:
@@ -72,11 +74,11 @@ func keep(ctx context.Context, program, config string, log io.Writer) error {
 			continue
 		case err == nil:
 			say("colod ended in order by itself: not started again")
-			<-again
+			<-start
 			continue
 		case errors.As(err, &exit) && exit.ExitCode() == exitBadConfig:
 			say("colod refuses its configuration: not started again")
-			<-again
+			<-start
 			continue
 		}
 		say("colod ended: %v; starting it again in %s", err, restartDelay)
@@ -89,7 +91,7 @@ func keep(ctx context.Context, program, config string, log io.Writer) error {
 }
 
 // keepOnce runs the daemon until it ends. asked tells that SIGHUP was the reason.
-func keepOnce(ctx context.Context, program, config string, notify *notifySocket, again <-chan os.Signal, say func(string, ...any)) (asked bool, err error) {
+func keepOnce(ctx context.Context, program, config string, notify *notifySocket, again, start <-chan os.Signal, say func(string, ...any)) (asked bool, err error) {
 	cmd := exec.Command(program, "run", "--config", config)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.path, fmt.Sprintf("WATCHDOG_USEC=%d", daemonWatchdog.Microseconds()))
@@ -113,6 +115,7 @@ func keepOnce(ctx context.Context, program, config string, notify *notifySocket,
 		case <-again:
 			asked = true
 			_ = cmd.Process.Signal(syscall.SIGTERM)
+		case <-start: // it runs
 		case word := <-notify.words:
 			// What an earlier daemon said does no harm: it is a sign of life too many.
 			last, ready = time.Now(), ready || word == "READY=1"

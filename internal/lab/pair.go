@@ -166,7 +166,7 @@ func (l *Lab) ensureDaemon(ctx context.Context, node string) (started bool, err 
 	}
 	if pid := l.keeper(node); pid != 0 {
 		// It starts the daemon itself, or waits to be told after an orderly end.
-		return true, syscall.Kill(pid, syscall.SIGHUP)
+		return true, syscall.Kill(pid, syscall.SIGUSR1)
 	}
 	return true, l.startDaemon(ctx, node)
 }
@@ -208,12 +208,16 @@ func (l *Lab) restartColod(ctx context.Context, node string) (string, error) {
 func (l *Lab) AwaitState(ctx context.Context, want string) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
+	return l.awaitState(ctx, want, l.progress)
+}
+
+func (l *Lab) awaitState(ctx context.Context, want string, progress func(string)) error {
 	last := ""
 	for {
 		st, err := l.Status(ctx)
 		if err == nil {
 			if now := st.State + ": " + st.Reason; now != last {
-				l.progress(now)
+				progress(now)
 				last = now
 			}
 			if st.State == want {
@@ -222,11 +226,15 @@ func (l *Lab) AwaitState(ctx context.Context, want string) error {
 		}
 		select {
 		case <-ctx.Done():
-			if err == nil {
-				err = fmt.Errorf("it is %s", last)
-			}
-			return fmt.Errorf("wait for state %s: %w", want, err)
+			return fmt.Errorf("wait for state %s: it is %s", want, orNone(last))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "unknown: no daemon answers"
+	}
+	return s
 }
