@@ -163,7 +163,7 @@ func (e *Engine) Raw(now int64, raw *Raw) {
 		}
 		switch {
 		case at < n || len(r.mine) != len(raw.Data) && at == n && d.Key.Kind != frame.KindTCP:
-			d.Exact, d.Position = true, r.base+uint64(at)
+			d.Exact, d.Position, d.Offset = true, r.base+uint64(at), at
 			for _, p := range r.at {
 				if p.pos <= at {
 					d.FrameOffset = p.off + at - p.pos

@@ -241,6 +241,8 @@ type Divergence struct {
 	// Primary and Secondary are up to 32 bytes of each side from Position on.
 	Primary, Secondary []byte
 	Detail             string
+	// Offset is where the first difference lies within the range, valid with Exact.
+	Offset int
 	// PrimaryAround and SecondaryAround are the bytes of each side around the first difference, which is at
 	// Around in both; see Config.Context. They are there when Exact is.
 	PrimaryAround, SecondaryAround []byte

@@ -77,6 +77,7 @@ type Position struct {
 	Frame    int    `json:"frame"`  // offset in the primary's Ethernet frame
 	Seq      uint32 `json:"seq"`    // sequence number at which the differing range begins
 	Length   uint32 `json:"length"` // of that range
+	Offset   int    `json:"offset"` // of the first difference within the range
 }
 
 // Bytes are both sides' bytes around the first difference.
@@ -134,7 +135,8 @@ const (
 func fromDivergence(v *compare.Divergence) *Report {
 	r := &Report{Version: Version, Epoch: v.Epoch, Reason: v.Reason.String(), Detail: Clean(v.Detail, maxText), Rule: v.Rule}
 	r.Flow = flowOf(&v.Key)
-	r.Position = Position{Exact: v.Exact, Absolute: v.Absolute, Stream: v.Position, Frame: v.FrameOffset, Seq: uint32(v.Seq), Length: v.Len}
+	r.Position = Position{Exact: v.Exact, Absolute: v.Absolute, Stream: v.Position, Frame: v.FrameOffset, Seq: uint32(v.Seq), Length: v.Len,
+		Offset: v.Offset}
 	r.Timing = Timing{Primary: kernelTime(v.PrimaryTime), Secondary: kernelTime(v.SecondaryTime), HeldUS: v.Waited / 1000}
 	if v.Exact {
 		r.Bytes = &Bytes{Payload: "full", At: v.Around, Primary: v.PrimaryAround, Secondary: v.SecondaryAround}
