@@ -17,6 +17,22 @@ func (m *Machine) admit(a Ask) bool {
 		refusal = m.askStop(a)
 	case OpStart:
 		refusal = m.askStart(a)
+	case OpReboot:
+		refusal = m.askReboot(a)
+	case OpPause:
+		refusal = m.askPause(a)
+	case OpCont:
+		refusal = m.askCont(a)
+	case OpDelete:
+		refusal = m.askDelete(a)
+	case OpMigrate:
+		refusal = m.askMigrate(a)
+	case OpSwitchover:
+		refusal = m.askSwitchover(a)
+	case OpMaintenance:
+		refusal = m.askMaintenance(a)
+	case OpForce:
+		refusal = m.askForce(a)
 	default:
 		refusal = "this operation is not known"
 	}
@@ -40,7 +56,7 @@ func (m *Machine) askProtect(a Ask) string {
 		m.await(a)
 		m.choose(true)
 	case m.state == Standby && m.forward(a):
-		m.await(a)
+		m.awaitOf(a)
 	default:
 		return m.busy()
 	}
@@ -68,15 +84,19 @@ func (m *Machine) askFailover(a Ask) string {
 	switch {
 	case m.state != Protected && m.state != Checkpointing:
 		return "there is no secondary that could take over; the pair is " + m.state.String() + ": " + m.reason
+	case m.held != "":
+		m.await(a)
+		m.toClaiming(claim{how: TakeOver}, "takeover asked for by an operator: "+m.held)
 	case !m.up(m.partner()):
 		return m.partner() + " does not answer"
 	case m.role == Speaker:
 		m.await(a)
 		m.endVM()
-		m.handOver("failover to "+m.partner()+" asked for by an operator", "failover asked for by an operator")
+		m.send(m.with, HandOver{Session: m.session, Generation: m.rec.Generation, Reason: "failover asked for by an operator"})
+		m.orphaned("failover to " + m.with + " asked for by an operator")
 	default:
 		m.forward(a)
-		m.await(a)
+		m.awaitOf(a)
 	}
 	return ""
 }
@@ -88,6 +108,7 @@ func (m *Machine) askStop(a Ask) string {
 		m.stopSettle()
 	case m.role == Speaker && (m.state == Solo || m.state == Syncing || m.state == Protected || m.state == Checkpointing || m.state == Promoting):
 		m.await(a)
+		m.deleting = m.deleting || a.Op == OpDelete
 		if a.Grace > 0 && m.vm != 0 && !m.vmPaused && m.state != Syncing && m.state != Promoting {
 			m.set(timerGrace, a.Grace)
 			m.emit(PowerDown{})
@@ -95,7 +116,7 @@ func (m *Machine) askStop(a Ask) string {
 		}
 		m.endGuest("ended by an operator")
 	case (m.role == Secondary || m.state == Standby) && m.forward(a):
-		m.await(a)
+		m.awaitOf(a)
 	default:
 		return m.busy()
 	}
@@ -104,9 +125,16 @@ func (m *Machine) askStop(a Ask) string {
 
 func (m *Machine) askStart(a Ask) string {
 	switch m.state {
+	case Idle:
+		if m.wait != waitHeld {
+			return m.busy()
+		}
+		m.await(a)
+		m.starting, m.wait = true, waitFacts
+		m.decide()
 	case Stopped:
 		m.await(a)
-		if why := m.start(); why != "" {
+		if why := m.start(a.On); why != "" {
 			m.asks = m.asks[:len(m.asks)-1]
 			return why
 		}
@@ -127,7 +155,7 @@ func (m *Machine) busy() string {
 // forward passes a wish on to the speaker.
 func (m *Machine) forward(a Ask) bool {
 	to := m.rec.Speaker
-	if to == m.cfg.Self || !m.up(to) || m.asker != "" {
+	if to == m.cfg.Self || !m.up(to) || a.from != "" {
 		return false
 	}
 	m.send(to, Request{Op: a.Op, GraceMS: int64(a.Grace / time.Millisecond), Target: a.Target, Role: a.Role, On: a.On})
@@ -139,12 +167,18 @@ func (m *Machine) await(a Ask) {
 	m.asks = append(m.asks, a)
 }
 
+// awaitOf keeps a wish that was passed on.
+func (m *Machine) awaitOf(a Ask) {
+	a.to = m.rec.Speaker
+	m.await(a)
+}
+
 func (m *Machine) reply(a Ask, err string) {
 	switch {
 	case a.ID != 0:
 		m.emit(Answer{ID: a.ID, Err: err})
-	case err != "":
-		m.warn(m.asker + " asked to " + string(a.Op) + ": " + err)
+	case a.from != "":
+		m.send(a.from, Reply{Op: a.Op, Err: clip(err)})
 	}
 }
 
@@ -169,6 +203,8 @@ func (m *Machine) refuseAll(why string) {
 }
 
 // answerMove answers the wishes that a change of state fulfils or defeats.
+// Those of a plan are answered by it, and those that were passed on by the
+// speaker, unless it is the speaker that is gone.
 func (m *Machine) answerMove(s State) {
 	why := s.String() + ": " + m.reason
 	switch s {
@@ -181,6 +217,7 @@ func (m *Machine) answerMove(s State) {
 		m.answer(OpCheckpoint, why)
 		if m.promote.how == TakeOver {
 			m.answer(OpFailover, "")
+			m.answer(OpSwitchover, "")
 		} else {
 			m.answer(OpFailover, why)
 		}
@@ -191,13 +228,32 @@ func (m *Machine) answerMove(s State) {
 		m.answer(OpProtect, why)
 		m.answer(OpCheckpoint, why)
 		m.answer(OpStart, why)
+		m.answer(OpForce, why)
 	case Stopped:
-		m.answer(OpProtect, why)
-		m.answer(OpCheckpoint, why)
-		m.answer(OpFailover, why)
-		m.answer(OpStart, why)
+		for _, op := range Ops {
+			switch op {
+			case OpStop, OpDelete: // fulfilled once all is settled
+			default:
+				m.answer(op, why)
+			}
+		}
 	case Fenced, Idle:
-		m.answer(OpProtect, why)
-		m.answer(OpCheckpoint, why)
+		for _, op := range []Op{OpProtect, OpCheckpoint, OpPause, OpCont, OpReboot, OpForce} {
+			m.answer(op, why)
+		}
 	}
+}
+
+// lostSpeaker answers the wishes that were passed on to a node that is lost.
+// A secondary that takes over fulfils some of them itself.
+func (m *Machine) lostSpeaker(node string) {
+	kept := m.asks[:0]
+	for _, a := range m.asks {
+		if a.to == node && (m.role != Secondary || a.Op != OpFailover && a.Op != OpSwitchover) {
+			m.reply(a, node+" is lost; what became of the wish is not known")
+		} else {
+			kept = append(kept, a)
+		}
+	}
+	m.asks = kept
 }

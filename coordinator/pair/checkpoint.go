@@ -61,7 +61,8 @@ func (m *Machine) request(reason string) {
 // against it. A VM that somebody stopped is left alone: a checkpoint would
 // make it run again.
 func (m *Machine) checkpointNow() {
-	if m.state != Protected || m.role != Speaker || m.unusable != "" || m.pending.empty() || m.vmPaused {
+	if m.state != Protected || m.role != Speaker || m.unusable != "" || m.pending.empty() ||
+		m.vmPaused || m.pausing != 0 || m.plan.step == planPause {
 		return
 	}
 	rs := m.pending
@@ -118,8 +119,9 @@ func (m *Machine) checkpointEvent(ev Event) {
 			m.checkpointFailed("what the checkpoint covers cannot be released: " + ev.Err)
 			return
 		}
+		rs := m.ckpt.reasons
 		m.ckpt = checkpoint{}
-		m.checkpointDone()
+		m.checkpointDone(rs)
 	case expired:
 		switch ev.t {
 		case timerPhase:
@@ -169,17 +171,12 @@ func (m *Machine) trackPause(ev Event) {
 	case VMStopped:
 		m.vmPaused = true
 	case VMResumed:
-		if m.vmPaused {
-			m.vmPaused = false
-			if m.role == Speaker && (m.state == Protected || m.state == Checkpointing) {
-				m.request("paused")
-			}
-		}
+		m.resumed()
 	}
 }
 
 // checkpointDone goes on after the checkpoint.
-func (m *Machine) checkpointDone() {
+func (m *Machine) checkpointDone(rs reasons) {
 	if m.state == Syncing {
 		m.armed()
 		return
@@ -187,6 +184,8 @@ func (m *Machine) checkpointDone() {
 	m.become(Protected, Speaker, "protected by "+m.with)
 	m.answer(OpCheckpoint, "")
 	m.setIdle()
+	m.planCovered(rs)
+	m.pauseNow()
 	m.checkpointNow()
 }
 

@@ -6,6 +6,14 @@ import "colod/coordinator/arbiter"
 type claim struct {
 	how    How    // how to speak once the record is won
 	reason string // goes into the record
+
+	node    string // the other one; "" = none
+	gaveUp  bool   // it is known to say nothing more
+	missing bool   // it does not answer, and may hold the guest
+	won     bool   // the record names this node alone
+	fencing uint64 // of the Fence under way; 0 = none
+	failed  int    // fencings in a row that failed
+	tries   int    // swaps and reads that did not help
 }
 
 // toClaiming swaps the record to speak alone. The VM is freed from its peer
@@ -16,7 +24,7 @@ func (m *Machine) toClaiming(c claim, reason string) {
 	if role == NoRole {
 		role = Speaker
 	}
-	c.reason = reason
+	c.reason, c.node = reason, m.partner()
 	m.claim = c
 	m.cut()
 	m.become(Claiming, role, reason)
@@ -39,6 +47,7 @@ func (m *Machine) stepClaiming(ev Event) {
 		case SwapLost:
 			m.claimAgain()
 		default:
+			m.claim.tries++
 			m.set(timerRetry, m.cfg.RecordPoll)
 		}
 	case RecordRead:
@@ -47,13 +56,20 @@ func (m *Machine) stepClaiming(ev Event) {
 			return
 		}
 		if ev.Err != "" {
+			m.claim.tries++
 			m.set(timerRetry, m.cfg.RecordPoll)
 			return
 		}
 		m.claimAgain()
+	case FencedNode:
+		m.fencedNode(ev)
 	case expired:
 		switch ev.t {
 		case timerRetry:
+			if m.claim.won {
+				m.claimed()
+				return
+			}
 			m.readAnew()
 		case timerGrace:
 			m.graceOver()
@@ -68,8 +84,16 @@ func (m *Machine) stepClaiming(ev Event) {
 	case VMShutdown:
 		m.speakerShutdown(ev)
 	case Received:
-		if msg, ok := ev.Msg.(PeerEnded); ok && msg.Generation == m.rec.Generation && m.role == Secondary {
-			m.toStopped("ended on "+ev.From+": "+msg.Reason, stopEnd)
+		switch msg := ev.Msg.(type) {
+		case PeerEnded:
+			if msg.Generation == m.rec.Generation && m.role == Secondary && !m.claim.won {
+				m.toStopped("ended on "+ev.From+": "+msg.Reason, stopEnd)
+			}
+		case Status:
+			if m.claim.won && ev.From == m.claim.node && msg.Generation >= m.rec.Generation {
+				m.claim.gaveUp = true // it knows that it has lost the record
+				m.claimed()
+			}
 		}
 	}
 }
@@ -89,16 +113,53 @@ func (m *Machine) claimAgain() {
 	}
 }
 
-// claimed: the record names this node alone.
+// claimed: the record names this node alone. What may still be heard
+// elsewhere is fenced first, where that is configured.
 func (m *Machine) claimed() {
+	m.claim.won = true
+	if m.mustFence() {
+		if m.claim.fencing == 0 {
+			m.claim.fencing = m.newOp()
+			m.emit(Fence{Op: m.claim.fencing, Node: m.claim.node})
+		}
+		return
+	}
 	switch {
-	case m.vm == 0 || m.ending != 0:
+	case m.vm != 0 && m.ending == 0:
+		m.toPromoting(promoteSpeak, m.claim.how, m.claim.reason)
+	case m.maint.on && !m.starting:
+		m.toHeld(m.claim.reason + "; the VM here is gone")
+	default:
 		reason := m.claim.reason
 		if m.claim.how != Alone {
 			reason += "; the VM here is gone as well: the guest is started again"
 		}
 		m.toPromoting(promoteLaunch, Alone, reason)
-	default:
-		m.toPromoting(promoteSpeak, m.claim.how, m.claim.reason)
 	}
+}
+
+// mustFence reports whether the other node may still be heard: it does not
+// answer, and is not known to have given up.
+func (m *Machine) mustFence() bool {
+	c := &m.claim
+	return m.cfg.Fencing && !c.gaveUp && c.node != "" && (c.how != Alone || c.missing) && !m.up(c.node)
+}
+
+// fencedNode is the outcome of Fence.
+func (m *Machine) fencedNode(ev FencedNode) {
+	switch {
+	case ev.Err == "":
+	case m.cfg.FencingRequired:
+		wait := doubled(m.cfg.RetryMin, m.cfg.RetryMax, m.claim.failed)
+		m.claim.failed++
+		m.reason = m.claim.reason + "; " + m.claim.node + " cannot be fenced: " + ev.Err
+		m.warn(m.reason + "; the guest is mute, and it is tried again in " + wait.String())
+		m.set(timerRetry, wait)
+		m.sendStatus()
+		return
+	default:
+		m.warn(m.claim.node + " cannot be fenced, and the guest goes on here all the same (fencing.required is false): " + ev.Err)
+	}
+	m.claim.gaveUp = true
+	m.claimed()
 }

@@ -23,6 +23,7 @@ var meanings = []struct {
 	{Solo, "the guest runs here and is not protected"},
 	{Stopped, "the guest was ended on purpose, or cannot be kept running; no node runs it"},
 	{Fenced, "the record names the other node although a VM runs here; it is being ended"},
+	{Switching, "a planned exchange of roles: the guest here stands still until the other node has taken over, or it goes on here"},
 }
 
 // StatesDocument is the content of docs/pair-states.md.

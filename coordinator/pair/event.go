@@ -41,6 +41,9 @@ type (
 		// Rev is for OpMaintenance: 0 for an operator's wish, and the one of
 		// Maintained when the driver gives back what it kept over a restart.
 		Rev uint64
+
+		from string // node whose operator asks; "" = this one's
+		to   string // node that it was passed on to; "" = none
 	}
 )
 

@@ -10,6 +10,7 @@ const (
 	waitCreate                  // the swap that makes the first record
 	waitTakeover                // the other node is to take over from the VM that died here
 	waitSpeaker                 // the speaker's word about the secondary that was found here
+	waitHeld                    // maintenance holds the start of the guest
 )
 
 // stepIdle decides at start, and after the speaker's VM died.
@@ -62,6 +63,10 @@ func (m *Machine) decide() {
 		return
 	}
 	have := m.vm != 0
+	if m.left && have && m.rec.Exists() && m.rec.Speaker == m.cfg.Self && !m.rec.Ended {
+		m.guestLeft()
+		return
+	}
 	switch {
 	case !m.rec.Exists() && m.cfg.First:
 		m.wait = waitCreate
@@ -88,12 +93,19 @@ func (m *Machine) decideSpeaker(have bool) {
 	switch {
 	case m.rec.Standby == "" && have:
 		m.toPromoting(promoteFree, Alone, "the guest runs here already and is adopted")
+	case m.rec.Standby == "" && m.maint.on && !m.starting:
+		if m.wait != waitHeld {
+			m.toHeld("the guest does not run")
+		}
+		if m.timers[timerPoll] == 0 {
+			m.set(timerPoll, m.cfg.RecordPoll)
+		}
 	case m.rec.Standby == "":
 		m.toPromoting(promoteLaunch, Alone, "the guest is started")
 	case have:
 		// colod died here in the middle of protection: the session is gone.
 		m.toClaiming(claim{how: Alone}, "the guest runs here already; its protection ended with the former colod")
-	case m.hasNothing(m.rec.Standby):
+	case m.hasNothing(m.rec.Standby) && !m.maint.on:
 		m.toClaiming(claim{how: Alone}, "no node holds the guest any more: it is started again")
 	default:
 		// The other node may hold the only copy: let it take over.
@@ -118,6 +130,9 @@ func (m *Machine) decideFoundSecondary() {
 			m.toFenced(m.rec.Speaker + " speaks; the secondary found here is no longer fed")
 			return
 		}
+		if m.maint.on {
+			return
+		}
 		m.toClaiming(claim{how: Alone}, m.rec.Speaker+" has no VM: the secondary found here takes over")
 		return
 	}
@@ -133,15 +148,21 @@ func (m *Machine) decideFoundSecondary() {
 }
 
 func (m *Machine) idleTimeout() {
+	if m.maint.on && (m.wait == waitTakeover || m.wait == waitSpeaker) {
+		m.reason += "; maintenance holds it back"
+		m.wait = waitHeld
+		m.sendStatus()
+		return
+	}
 	switch m.wait {
 	case waitTakeover:
-		m.toClaiming(claim{how: Alone}, m.rec.Standby+" did not take over in "+m.cfg.TakeoverWait.String()+": the guest is started again here")
+		m.toClaiming(claim{how: Alone, missing: true}, m.rec.Standby+" did not take over in "+m.cfg.TakeoverWait.String()+": the guest is started again here")
 	case waitSpeaker:
 		if m.up(m.rec.Speaker) {
 			m.set(timerPhase, m.cfg.AdoptWait)
 			return
 		}
-		m.toClaiming(claim{how: Alone}, m.rec.Speaker+" does not answer: the secondary found here takes over")
+		m.toClaiming(claim{how: Alone, missing: true}, m.rec.Speaker+" does not answer: the secondary found here takes over")
 	}
 }
 

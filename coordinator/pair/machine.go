@@ -122,6 +122,23 @@ type Machine struct {
 	offer   offer   // a request for a secondary that waits
 	choice  choice  // of a secondary, in Solo
 
+	plan       plan
+	maint      maintenance
+	held       string // (secondary) why it would take over, while maintenance holds that
+	restore    bool   // protect again even without AutoProtect: it was given up for a plan that failed
+	keepPaused bool   // an operator wants the guest to stand still, whoever runs it
+	contAfter  bool   // once the VM is freed from its peer it is to be continued: colod itself had stopped it
+	leaving    bool   // somebody else migrates the guest away
+	left       bool   // ... and has: what was found here is what remained
+	forced     bool   // speaks without having won the record
+	deleting   bool   // the end that is under way is for good
+	forgot     bool   // Forget was emitted for it
+	starting   bool   // (in Idle) an operator wants the guest started in maintenance
+	deaf       int    // secondaries that were given up as deaf, lately
+	deafAt     time.Duration
+
+	pausing, conting, resetting uint64 // numbers of operations whose results are awaited; 0 = none
+
 	unusable string // (speaker) why the other side is given up, while our own VM is being checked
 	suspect  string // (secondary) why it believes to be no longer fed
 	noAuto   string // why protection is not tried again by itself
@@ -131,7 +148,6 @@ type Machine struct {
 
 	quit, exited bool
 	asks         []Ask
-	asker        string // node whose operator asks, while that is looked at
 }
 
 // New makes a machine; the first event must be Start.
@@ -219,6 +235,8 @@ func (m *Machine) dispatch(ev Event) {
 		m.stepStopped(ev)
 	case Fenced:
 		m.stepFenced(ev)
+	case Switching:
+		m.stepSwitching(ev)
 	}
 }
 
@@ -243,6 +261,10 @@ func (m *Machine) common(ev Event) bool {
 		}
 		m.stale = false
 		m.learn(ev.Record)
+		if m.forced {
+			m.forcedRecord(ev)
+			return false
+		}
 	case Swapped:
 		if !m.done(&m.swapping, ev.Op) {
 			return false
@@ -255,18 +277,22 @@ func (m *Machine) common(ev Event) bool {
 			m.stale = true
 			m.warn(fmt.Sprintf("the record cannot be written (%s): %s", ev.Outcome, ev.Err))
 		}
+		if m.forced {
+			m.forcedRecord(ev)
+			return false
+		}
 	case VMFound:
 		if !m.done(&m.finding, ev.Op) {
 			return false
 		}
 		if ev.Found {
-			m.vm = ev.Op
+			m.vm, m.vmPaused, m.keepPaused, m.left = ev.Op, ev.Paused, ev.Paused, ev.Left
 		}
 	case VMLaunched:
 		if !m.done(&m.launching, ev.Op) {
 			return false
 		}
-		m.vm, m.vmPaused = 0, false
+		m.vm, m.vmPaused, m.leaving = 0, false, false
 		if ev.Err == "" {
 			m.vm = ev.Op
 		}
@@ -277,6 +303,41 @@ func (m *Machine) common(ev Event) bool {
 		m.vm = 0
 	case VMShutdown:
 		return m.vm != 0 && ev.VM == m.vm
+	case VMHung:
+		if m.vm != 0 && ev.VM == m.vm {
+			m.vmHung(ev.Reason)
+		}
+		return false
+	case SecondaryDeaf:
+		m.secondaryDeaf(ev.Reason)
+		return false
+	case GuestReset:
+		if m.vm != 0 && ev.VM == m.vm {
+			m.wasReset()
+		}
+		return false
+	case VMMigration:
+		if m.vm != 0 && ev.VM == m.vm {
+			m.migrating(ev)
+		}
+		return false
+	case VMPaused:
+		if m.done(&m.plan.pausing, ev.Op) {
+			m.planPaused(ev)
+		} else if m.done(&m.pausing, ev.Op) {
+			m.paused(ev)
+		}
+		return false
+	case VMContinued:
+		if m.done(&m.conting, ev.Op) {
+			m.continued(ev)
+		}
+		return false
+	case VMReset:
+		if m.done(&m.resetting, ev.Op) {
+			m.answer(OpReboot, ev.Err)
+		}
+		return false
 	case VMStopped:
 		return m.vm != 0 && ev.VM == m.vm
 	case VMResumed:
@@ -291,6 +352,9 @@ func (m *Machine) common(ev Event) bool {
 		}
 		if ev.Err == "" {
 			m.vmPaused = false // the end of COLO starts the guest, whoever stopped it
+			if m.contAfter {
+				m.cont() // and if it should not have, this does
+			}
 		}
 	case VMGone:
 		if !m.done(&m.ending, ev.Op) {
@@ -306,6 +370,8 @@ func (m *Machine) common(ev Event) bool {
 		m.muted = ev.Err == ""
 	case Speaking:
 		return m.done(&m.speaking, ev.Op)
+	case FencedNode:
+		return m.done(&m.claim.fencing, ev.Op)
 	case Chosen:
 		return m.done(&m.choice.op, ev.Op)
 	case Copied:
@@ -315,8 +381,12 @@ func (m *Machine) common(ev Event) bool {
 	case LinkLost:
 		return ev.Session == m.session
 	case expired:
-		if ev.t == timerBehind {
+		switch ev.t {
+		case timerBehind:
 			m.catchUp()
+			return false
+		case timerForce:
+			m.forceAgain()
 			return false
 		}
 	case PeerUp:
@@ -328,6 +398,7 @@ func (m *Machine) common(ev Event) bool {
 	case PeerDown:
 		p := m.peers.of(ev.Peer)
 		p.up, p.status = false, nil
+		m.lostSpeaker(ev.Peer)
 		if m.session != "" && ev.Peer != m.with {
 			return false
 		}
@@ -383,10 +454,19 @@ func (m *Machine) become(s State, r Role, reason string) {
 	}
 	from := m.state
 	m.state, m.role, m.reason = s, r, reason
-	m.timers = timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind]}
-	m.unusable, m.suspect = "", ""
-	m.checking, m.choice.op = 0, 0
+	m.timers = timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind], timerForce: m.timers[timerForce]}
+	m.unusable, m.suspect, m.held = "", "", ""
+	m.checking = 0
+	if m.plan.step != planChoose {
+		m.choice.op = 0
+	}
+	switch s {
+	case Standby, Stopped, Fenced:
+		m.keepPaused, m.contAfter, m.forced, m.restore = false, false, false, false
+		m.clear(timerForce)
+	}
 	m.emit(Moved{From: from, To: s, Role: r, Reason: reason})
+	m.planMoved(s)
 	m.sendStatus()
 	m.answerMove(s)
 }
@@ -412,7 +492,8 @@ func (m *Machine) send(to string, msg Message) {
 func (m *Machine) status() Status {
 	return Status{
 		Boot: m.boot, State: m.state, Role: m.role, Generation: m.rec.Generation,
-		HasVM: m.vm != 0, Ready: m.ready(), Paused: m.vmPaused, Session: m.session, Reason: clip(m.reason),
+		HasVM: m.vm != 0, Ready: m.ready(), Paused: m.keepPaused, Session: m.session, Reason: clip(m.reason),
+		MaintenanceRev: m.maint.rev, Maintenance: m.maint.on, MaintenanceWhy: m.maint.why,
 	}
 }
 
@@ -463,6 +544,7 @@ func (m *Machine) swap(next arbiter.Record, reason string) {
 func (m *Machine) launch(incoming bool) {
 	m.launching = m.newOp()
 	m.muted = false // the data path will have a role
+	m.keepPaused, m.contAfter = false, false
 	a := LaunchVM{Op: m.launching, Incoming: incoming}
 	if incoming {
 		a.Session = m.session

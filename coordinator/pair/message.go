@@ -90,6 +90,11 @@ type (
 		Session string `json:"session"`
 		Reason  string `json:"reason"`
 	}
+	// Reply says what became of a Request. Err is "" when it is fulfilled.
+	Reply struct {
+		Op  Op     `json:"op"`
+		Err string `json:"err,omitempty"`
+	}
 	// Request passes an operator's wish on to the speaker.
 	Request struct {
 		Op Op `json:"op"`
@@ -112,6 +117,7 @@ func (PeerVMDied) Kind() string { return "vm-died" }
 func (HandOver) Kind() string   { return "hand-over" }
 func (PeerEnded) Kind() string  { return "ended" }
 func (COLOBroken) Kind() string { return "colo-broken" }
+func (Reply) Kind() string      { return "reply" }
 func (Request) Kind() string    { return "request" }
 
 // Bounds of what a peer may say.
@@ -191,6 +197,13 @@ func (m COLOBroken) check() error {
 	return errors.Join(checkSession(m.Session), checkReason(m.Reason))
 }
 
+func (m Reply) check() error {
+	if !slices.Contains(Ops, m.Op) {
+		return fmt.Errorf("operation %q is not known", m.Op)
+	}
+	return checkReason(m.Err)
+}
+
 func (m Request) check() error {
 	if !slices.Contains(Ops, m.Op) {
 		return fmt.Errorf("operation %q is not known", m.Op)
@@ -224,6 +237,8 @@ func DecodeMessage(kind string, body []byte) (Message, error) {
 		return decodeAs[PeerVMDied](body)
 	case "hand-over":
 		return decodeAs[HandOver](body)
+	case "reply":
+		return decodeAs[Reply](body)
 	case "ended":
 		return decodeAs[PeerEnded](body)
 	case "colo-broken":

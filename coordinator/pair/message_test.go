@@ -23,6 +23,7 @@ var samples = []Message{
 	COLOBroken{Session: "ab-1", Reason: "error"},
 	Request{Op: OpStop, GraceMS: 20000},
 	Request{Op: OpMigrate, Target: "c", Role: Speaker},
+	Reply{Op: OpMigrate, Err: "c has no room"},
 	HandOver{Session: "ab-1", Generation: 8, Reason: "switchover"},
 }
 

@@ -1,6 +1,9 @@
 package pair
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // peers are the other nodes as seen from here: those of the pair's list, and
 // others that the record or a choice has named.
@@ -86,18 +89,26 @@ func (m *Machine) received(ev Received) bool {
 		p := m.peers.of(ev.From)
 		again := p.status != nil && p.status.Boot != msg.Boot
 		p.status = &msg
+		m.maintain(maintenance{on: msg.Maintenance, why: msg.MaintenanceWhy, rev: msg.MaintenanceRev})
 		if again {
 			m.dispatch(restarted{ev.From})
 		}
 		m.catchUp()
 	case Request:
 		// Another node's operator: as if asked here, with nobody to answer.
-		m.asker = ev.From
 		m.dispatch(Ask{
-			Op: msg.Op, Grace: time.Duration(msg.GraceMS) * time.Millisecond,
+			from: ev.From, Op: msg.Op, Grace: time.Duration(msg.GraceMS) * time.Millisecond,
 			Target: msg.Target, Role: msg.Role, On: msg.On,
 		})
-		m.asker = ""
+		return false
+	case Reply:
+		m.replied(ev.From, msg)
+		return false
+	case HandOver:
+		if ev.From == m.partner() && m.role == Secondary && (m.state == Protected || m.state == Checkpointing) {
+			return true
+		}
+		m.refuse(ev.From, msg.Session, m.cfg.Self+" is "+m.state.String()+": "+m.reason)
 		return false
 	case Prepare:
 		m.offered(ev.From, msg)
@@ -106,6 +117,24 @@ func (m *Machine) received(ev Received) bool {
 		return ev.From == m.partner()
 	}
 	return true
+}
+
+// replied is the outcome of a wish that was passed on.
+func (m *Machine) replied(from string, r Reply) {
+	kept := m.asks[:0]
+	for _, a := range m.asks {
+		if a.to == from && a.Op == r.Op {
+			m.reply(a, r.Err)
+		} else {
+			kept = append(kept, a)
+		}
+	}
+	m.asks = kept
+}
+
+// nodeList names the other nodes.
+func (m *Machine) nodeList() string {
+	return strings.Join(append([]string{m.cfg.Self}, m.peers.order...), ", ")
 }
 
 // catchUp reads the record while another node knows a newer one.

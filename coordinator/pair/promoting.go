@@ -24,14 +24,14 @@ type promotion struct {
 // This is the only way to speak alone, so the record is looked at once more
 // here: if it names a standby after all, it has to be won first.
 func (m *Machine) toPromoting(stage promoteStage, how How, reason string) {
-	if m.rec.Speaker != m.cfg.Self || m.rec.Standby != "" || m.rec.Ended {
+	if !m.forced && (m.rec.Speaker != m.cfg.Self || m.rec.Standby != "" || m.rec.Ended) {
 		m.toClaiming(claim{how: how}, reason)
 		return
 	}
 	if m.linked && how == Alone {
 		how = Released
 	}
-	m.promote = promotion{how: how}
+	m.promote, m.starting = promotion{how: how}, false
 	m.become(Promoting, Speaker, reason)
 	switch stage {
 	case promoteLaunch:
@@ -94,6 +94,13 @@ func (m *Machine) stepPromoting(ev Event) {
 		}
 	case VMDied:
 		m.freeing = 0
+		if m.ending != 0 && m.promote.launching {
+			return // it was being ended anyway
+		}
+		if m.maint.on {
+			m.toHeld("the VM died: " + ev.Reason)
+			return
+		}
 		m.restarts++
 		if m.restarts > m.cfg.MaxRestarts {
 			m.toStopped("the VM died again and again: "+ev.Reason, stopKeep)

@@ -2,11 +2,13 @@ package pair
 
 // toProtectedSpeaker: the record names the standby.
 func (m *Machine) toProtectedSpeaker() {
-	m.failures, m.noAuto, m.restarts = 0, "", 0
+	m.failures, m.noAuto, m.restarts, m.restore = 0, "", 0, false
 	m.forgive(m.with)
+	m.planProtected()
 	m.become(Protected, Speaker, "protected by "+m.with)
 	m.send(m.with, Armed{Session: m.session, Record: m.rec})
 	m.setIdle()
+	m.pauseNow()
 	m.checkpointNow()
 }
 
@@ -27,7 +29,7 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 		switch msg := ev.Msg.(type) {
 		case PeerVMDied:
 			if msg.Session == m.session {
-				m.toClaiming(claim{how: Released}, "the VM on "+m.with+" ended: "+msg.Reason)
+				m.toClaiming(claim{how: Released, gaveUp: true}, "the VM on "+m.with+" ended: "+msg.Reason)
 			}
 		case COLOBroken:
 			if msg.Session == m.session {
@@ -40,9 +42,17 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 		m.handOver("the VM here died: "+ev.Reason, "its VM died: "+ev.Reason)
 	case VMShutdown:
 		m.speakerShutdown(ev)
-	case RecordRead, Swapped:
-		if m.rec.Speaker != m.cfg.Self || m.rec.Standby != m.with || m.rec.Ended {
-			m.recordLost()
+	case Chosen:
+		m.planChosen(ev)
+	case Swapped:
+		if m.plan.step == planLetGo {
+			m.planSwapped(ev)
+			return
+		}
+		m.protectedRecord()
+	case RecordRead:
+		if m.plan.step != planLetGo {
+			m.protectedRecord()
 		}
 	case Quit:
 		m.toClaiming(claim{how: Released}, "colod is being stopped: the guest goes on alone")
@@ -54,6 +64,10 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 			m.request(reasonTimer)
 		case ev.t == timerGrace:
 			m.graceOver()
+		case ev.t == timerSwitch:
+			if m.plan.step == planPause {
+				m.planGoOn("the guest could not be stopped in " + m.cfg.SwitchWait.String())
+			}
 		case m.state == Checkpointing && m.unusable == "":
 			m.checkpointEvent(ev)
 		}
@@ -63,6 +77,13 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 		} else {
 			m.trackPause(ev)
 		}
+	}
+}
+
+// protectedRecord: the record has to be what a protected speaker knows.
+func (m *Machine) protectedRecord() {
+	if m.rec.Speaker != m.cfg.Self || m.rec.Standby != m.with || m.rec.Ended {
+		m.recordLost()
 	}
 }
 
@@ -128,9 +149,9 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 			m.become(Protected, Secondary, "secondary of "+m.with)
 		}
 	case PeerDown:
-		m.toClaiming(claim{how: TakeOver}, m.with+" is lost: "+ev.Reason)
+		m.takeOver(claim{how: TakeOver}, m.with+" is lost: "+ev.Reason)
 	case restarted:
-		m.toClaiming(claim{how: TakeOver}, "colod on "+m.with+" was started again")
+		m.takeOver(claim{how: TakeOver}, "colod on "+m.with+" was started again")
 	case COLOExit:
 		m.suspicion("QEMU ended COLO: " + ev.Reason)
 	case LinkLost:
@@ -139,8 +160,14 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 		switch msg := ev.Msg.(type) {
 		case PeerVMDied:
 			if msg.Session == m.session {
-				m.toClaiming(claim{how: TakeOver}, m.with+": "+msg.Reason)
+				m.takeOver(claim{how: TakeOver, gaveUp: true}, m.with+": "+msg.Reason)
 			}
+		case HandOver:
+			if msg.Session == m.session {
+				m.toClaiming(claim{how: TakeOver, gaveUp: true}, m.with+" hands over: "+msg.Reason)
+			}
+		case Status:
+			m.keepPaused = msg.Paused
 		case PeerEnded:
 			if msg.Generation == m.rec.Generation {
 				m.toStopped("ended on "+m.with+": "+msg.Reason, stopEnd)
@@ -170,6 +197,10 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 		if ev.t == timerSuspect && m.suspect != "" {
 			m.send(m.with, COLOBroken{Session: m.session, Reason: clip(m.suspect)})
 			m.set(timerSuspect, m.cfg.SuspectWait)
+		}
+		if ev.t == timerPoll && m.held != "" {
+			m.read()
+			m.set(timerPoll, m.cfg.RecordPoll)
 		}
 	}
 }

@@ -10,18 +10,27 @@ func (m *Machine) toSolo(reason string) {
 	m.soloAt = m.now
 	m.become(Solo, Speaker, reason)
 	m.set(timerRetry, m.backoff())
+	m.answerForce()
+	m.pauseNow()
+	if m.plan.step == planFree {
+		m.planToSync()
+	}
 }
 
 // backoff is how long to wait before protecting again: hardly at first, and
 // twice as long after each failure.
 func (m *Machine) backoff() time.Duration {
-	if m.failures == 0 {
-		if m.promote.how == TakeOver || m.promote.how == Released {
-			return m.cfg.SettleWait
-		}
-		return 0
+	n := m.failures
+	if m.now-m.deafAt <= restartMemory {
+		n = max(n, m.deaf)
 	}
-	return doubled(m.cfg.RetryMin, m.cfg.RetryMax, m.failures-1)
+	if n > 0 {
+		return doubled(m.cfg.RetryMin, m.cfg.RetryMax, n-1)
+	}
+	if m.promote.how == TakeOver || m.promote.how == Released {
+		return m.cfg.SettleWait
+	}
+	return 0
 }
 
 // doubled is d doubled n times, at most limit.
@@ -41,6 +50,10 @@ func (m *Machine) stepSolo(ev Event) {
 			m.protectAgain()
 		}
 	case Chosen:
+		if m.plan.step == planChoose {
+			m.planChosen(ev)
+			return
+		}
 		m.chosen(ev)
 	case expired:
 		switch ev.t {
@@ -62,7 +75,7 @@ func (m *Machine) stepSolo(ev Event) {
 
 // protectAgain begins a synchronisation if it is wanted and possible now.
 func (m *Machine) protectAgain() {
-	if m.cfg.AutoProtect && m.noAuto == "" && m.cannotProtect() == "" {
+	if (m.cfg.AutoProtect || m.restore) && m.noAuto == "" && !m.maint.on && m.plan.step == planNone && m.cannotProtect() == "" {
 		m.choose(false)
 	}
 }
@@ -74,8 +87,12 @@ func (m *Machine) cannotProtect() string {
 		return "colod is being stopped"
 	case m.timers[timerGrace] != 0:
 		return "the guest is being ended"
-	case m.vmPaused:
+	case m.vmPaused || m.pausing != 0 || m.keepPaused:
 		return "the guest is stopped by its operator"
+	case m.leaving:
+		return "somebody else migrates the guest away"
+	case m.forced:
+		return "the record does not name this node yet"
 	case m.cfg.Outside || len(m.readyPeers()) > 0:
 		return ""
 	}
@@ -86,14 +103,7 @@ func (m *Machine) cannotProtect() string {
 func (m *Machine) nobodyReady() string {
 	var why []string
 	for _, name := range m.peers.order {
-		switch p := m.peers.by[name]; {
-		case !p.up:
-			why = append(why, name+" does not answer")
-		case p.status == nil:
-			why = append(why, name+" has not said yet where it stands")
-		case !p.status.Ready:
-			why = append(why, name+" is not ready: "+p.status.State.String()+": "+p.status.Reason)
-		}
+		why = append(why, m.notReady(name))
 	}
 	if len(why) == 0 {
 		return "the pair has no other node"
@@ -101,9 +111,32 @@ func (m *Machine) nobodyReady() string {
 	return strings.Join(why, "; ")
 }
 
+// notReady says why the node cannot run a secondary.
+func (m *Machine) notReady(name string) string {
+	switch p := m.peers.of(name); {
+	case !p.up:
+		return name + " does not answer"
+	case p.status == nil:
+		return name + " has not said yet where it stands"
+	case p.status.State == Standby:
+		return name + " is not ready: it is getting ready"
+	default:
+		return name + " is not ready: " + p.status.State.String() + ": " + p.status.Reason
+	}
+}
+
 // guestLost: the VM died and nobody holds a copy. It is started again, but
 // not for ever.
 func (m *Machine) guestLost(reason string) {
+	switch {
+	case m.leaving:
+		// It may run elsewhere now: nobody here can tell.
+		m.toStopped("the VM died while somebody else migrated the guest away: "+reason, stopRecord)
+		return
+	case m.maint.on:
+		m.toHeld("the VM died: " + reason)
+		return
+	}
 	if m.now-m.soloAt > restartMemory {
 		m.restarts = 0
 	}

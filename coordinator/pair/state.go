@@ -33,12 +33,16 @@ const (
 	// Fenced: the record names the other node although a VM runs here. It is
 	// muted and ended, then this node is a standby.
 	Fenced
+	// Switching: a planned exchange of roles. The VM here stands still, and
+	// the other node has been asked to take over; if it does not, the guest
+	// goes on here.
+	Switching
 )
 
 var stateNames = map[State]string{
 	Idle: "idle", Standby: "standby", Syncing: "syncing", Protected: "protected",
 	Checkpointing: "checkpointing", Claiming: "claiming", Promoting: "promoting",
-	Solo: "solo", Stopped: "stopped", Fenced: "fenced",
+	Solo: "solo", Stopped: "stopped", Fenced: "fenced", Switching: "switching",
 }
 
 func (s State) String() string {
@@ -81,7 +85,7 @@ var Transitions = []Transition{
 	{Idle, Promoting, "the record names this node and no standby: the VM found is adopted, or one is launched"},
 	{Idle, Claiming, "the record names this node and a standby, and the VM found here, or nobody's, is to go on; or a secondary was found here and the speaker does not answer"},
 	{Idle, Fenced, "a VM was found here although the record names the other node"},
-	{Idle, Stopped, "the record says that the guest was ended"},
+	{Idle, Stopped, "the record says that the guest was ended, or it was migrated away by somebody else"},
 
 	{Standby, Syncing, "the speaker asks for a secondary"},
 	{Standby, Idle, "the record names this node as speaker again"},
@@ -91,7 +95,7 @@ var Transitions = []Transition{
 	{Syncing, Solo, "(speaker) protection failed before anything was changed here"},
 	{Syncing, Promoting, "(speaker) protection failed on the way: the VM is freed and goes on alone; or the VM died and is launched again"},
 	{Syncing, Claiming, "(speaker) the other side was lost while the record was being written; (secondary) the speaker is lost and the record names this node as standby"},
-	{Syncing, Idle, "(speaker) the VM here died while the record was being written: the other node may take over"},
+	{Syncing, Idle, "(speaker) the VM here died while the record was being written: the other node may take over; or maintenance holds its start back"},
 	{Syncing, Standby, "(secondary) the VM could not be prepared or died"},
 	{Syncing, Fenced, "(secondary) the speaker gave up, or is lost before the record named this node"},
 	{Syncing, Stopped, "the guest was ended on purpose"},
@@ -103,7 +107,11 @@ var Transitions = []Transition{
 	{Protected, Fenced, "the record names the other node and not this one"},
 	{Protected, Stopped, "the guest was ended on purpose"},
 
+	{Protected, Switching, "(speaker) an operator asked to exchange the roles, and the VM here stands still"},
+	{Protected, Promoting, "(speaker) the record was written without the secondary, which is let go for another one"},
+
 	{Checkpointing, Protected, "the checkpoint is done"},
+	{Checkpointing, Promoting, "(speaker) the record was written without the secondary, which is let go for another one"},
 	{Checkpointing, Claiming, "the other side is lost, or did not finish the checkpoint in time"},
 	{Checkpointing, Idle, "(speaker) the VM here died or was handed over: the other node takes over"},
 	{Checkpointing, Standby, "(secondary) the VM here died"},
@@ -112,14 +120,17 @@ var Transitions = []Transition{
 
 	{Claiming, Promoting, "the record was won"},
 	{Claiming, Fenced, "the record was lost to the other node"},
+	{Claiming, Idle, "the record was won, but no VM is here and maintenance holds its start back"},
 	{Claiming, Stopped, "the record says that the guest was ended, or it was ended on purpose here"},
 
 	{Promoting, Solo, "the guest runs here and its output reaches clients"},
+	{Promoting, Idle, "the VM died, and maintenance holds its start back"},
 	{Promoting, Fenced, "the record names the other node"},
 	{Promoting, Stopped, "the VM cannot be run, or was ended on purpose"},
 
 	{Solo, Syncing, "the other node is ready to run a secondary"},
 	{Solo, Promoting, "the VM died and nobody holds a copy: it is launched again"},
+	{Solo, Idle, "the VM died, and maintenance holds its start back"},
 	{Solo, Claiming, "the VM died, and the record was changed to name a standby"},
 	{Solo, Fenced, "the record names the other node"},
 	{Solo, Stopped, "the guest was ended on purpose, or dies again and again"},
@@ -127,6 +138,11 @@ var Transitions = []Transition{
 	{Stopped, Standby, "the other node speaks"},
 	{Stopped, Promoting, "an operator starts the guest here"},
 	{Stopped, Claiming, "an operator starts the guest here, and the record still names a standby"},
+
+	{Switching, Fenced, "the other node has taken over"},
+	{Switching, Claiming, "the other node cannot take over, or is lost: the guest goes on here"},
+	{Switching, Idle, "the VM here died: the other node takes over"},
+	{Switching, Stopped, "the guest was ended on purpose"},
 
 	{Fenced, Standby, "the VM here is ended"},
 	{Fenced, Stopped, "the VM here is ended, and the guest with it"},

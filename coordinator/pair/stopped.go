@@ -1,6 +1,10 @@
 package pair
 
-import "colod/coordinator/arbiter"
+import (
+	"strings"
+
+	"colod/coordinator/arbiter"
+)
 
 // stopMode is what has to be done on the way to Stopped.
 type stopMode uint8
@@ -23,6 +27,9 @@ type stopping struct {
 func (m *Machine) toStopped(reason string, mode stopMode) {
 	m.clear(timerGrace)
 	m.cut()
+	if m.deleting {
+		reason, mode = deleted+" by an operator: "+reason, stopRecord
+	}
 	m.stop = stopping{record: mode == stopRecord, await: mode == stopEnd && !m.rec.Ended}
 	m.become(Stopped, NoRole, reason)
 	if !m.muted {
@@ -123,8 +130,10 @@ func (m *Machine) stopRead(ev RecordRead) {
 // stopLook compares the record with what Stopped wants of it.
 func (m *Machine) stopLook() {
 	switch {
+	case m.rec.Ended && m.deleting && !m.deleted():
+		m.recordEnd()
 	case m.rec.Ended:
-		m.stop.record = false
+		m.stop.record, m.deleting = false, false
 	case m.rec.Speaker != m.cfg.Self && m.rec.Exists():
 		m.stop.record = false
 		if m.vm == 0 && m.ending == 0 {
@@ -143,14 +152,24 @@ func (m *Machine) stopSettle() {
 		m.stop.await = false
 	}
 	m.stop.settled = !m.stop.await && m.ending == 0 && m.launching == 0 && m.swapping == 0 && !m.stop.record && !m.stop.starting && m.vm == 0
-	if m.stop.settled {
-		m.answer(OpStop, "")
+	if !m.stop.settled {
+		return
+	}
+	m.answer(OpStop, "")
+	if m.deleted() {
+		if !m.forgot {
+			m.forgot = true
+			m.emit(Forget{})
+		}
+		m.answer(OpDelete, "")
 	}
 }
 
 // start carries out an operator's start.
-func (m *Machine) start() string {
+func (m *Machine) start(create bool) string {
 	switch {
+	case m.deleted() && !create:
+		return "the guest was deleted; start it with --create to make it anew"
 	case !m.stop.settled:
 		return "the guest is still being ended; try again"
 	case m.rec.Speaker == m.cfg.Self && !m.rec.Ended:
@@ -161,8 +180,34 @@ func (m *Machine) start() string {
 	default:
 		m.restarts = 0
 		m.stop.starting, m.stop.settled = true, false
+		m.forgot, m.deleting = false, false
 		m.swap(arbiter.Record{Speaker: m.cfg.Self}, "started by an operator")
 	}
+	return ""
+}
+
+// deleted is how the record's reason begins when the guest was deleted.
+const deleted = "deleted"
+
+// deleted reports whether the record says that the guest was ended for good.
+func (m *Machine) deleted() bool { return m.rec.Ended && strings.HasPrefix(m.rec.Reason, deleted) }
+
+// Deleted reports whether the record says that the guest was ended for good.
+func (m *Machine) Deleted() bool { return m.deleted() }
+
+// askDelete ends the guest for good.
+func (m *Machine) askDelete(a Ask) string {
+	if m.state != Stopped {
+		return m.askStop(a)
+	}
+	m.await(a)
+	if !m.deleted() {
+		m.deleting = true
+		m.reason = deleted + " by an operator: " + m.reason
+		m.stop.record, m.stop.await = true, false
+		m.recordEnd()
+	}
+	m.stopSettle()
 	return ""
 }
 

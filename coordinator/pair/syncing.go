@@ -317,6 +317,12 @@ func (m *Machine) secondaryRecord() {
 	case m.rec.Ended:
 		m.toStopped(m.rec.Reason, stopEnd)
 	case m.rec.Exists() && m.rec.Standby == m.cfg.Self:
+		if m.maint.on {
+			reason := m.reason
+			m.toProtectedSecondary()
+			m.takeOver(claim{how: TakeOver}, reason)
+			return
+		}
 		m.toClaiming(claim{how: TakeOver}, m.reason)
 	default:
 		m.toFenced(m.reason)

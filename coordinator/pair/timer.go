@@ -14,6 +14,8 @@ const (
 	timerRetrigger              // QEMU has not stopped for a checkpoint
 	timerSuspect                // say that the secondary is no longer fed
 	timerGrace                  // the guest has had its time to shut down; survives changes of state
+	timerSwitch                 // limit of a step of a planned change of roles
+	timerForce                  // write what was forced into the record; survives changes of state
 	timerBehind                 // the other node knows a newer record than this one; survives changes of state
 	numTimers
 )

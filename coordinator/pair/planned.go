@@ -1,0 +1,332 @@
+package pair
+
+import (
+	"slices"
+
+	"colod/coordinator/arbiter"
+)
+
+// planStep is how far a planned change of roles is, on the speaker.
+type planStep uint8
+
+const (
+	planNone   planStep = iota
+	planChoose          // whether the target can run the secondary is being asked
+	planLetGo           // the record is being written without the present secondary
+	planFree            // the VM is being freed from the present secondary
+	planSync            // the target is becoming the secondary
+	planCover           // the checkpoint right before the exchange
+	planPause           // the VM is being stopped
+	planGive            // the secondary has been asked to take over
+)
+
+// plan is the planned change of roles under way.
+type plan struct {
+	step    planStep
+	op      Op     // the wish that it fulfils
+	target  string // the node that gets a role
+	role    Role   // the role that it gets
+	pausing uint64 // of the PauseVM awaited
+}
+
+// reasonSwitch is the reason of the checkpoint before an exchange of roles.
+const reasonSwitch = "switchover"
+
+func (m *Machine) askSwitchover(a Ask) string {
+	switch {
+	case m.role == Speaker && (m.state == Protected || m.state == Checkpointing):
+		return m.planSwitch(a, m.with)
+	case m.forward(a):
+		m.awaitOf(a)
+		return ""
+	}
+	return "there is no secondary that could take over; the pair is " + m.state.String() + ": " + m.reason
+}
+
+// planSwitch begins an exchange of the roles with the secondary.
+func (m *Machine) planSwitch(a Ask, target string) string {
+	if why := m.cannotPlan(); why != "" {
+		return why
+	}
+	m.await(a)
+	m.plan = plan{step: planCover, op: a.Op, target: target, role: Speaker}
+	m.request(reasonSwitch)
+	return ""
+}
+
+// cannotPlan is why a planned change of roles cannot begin now, or "".
+func (m *Machine) cannotPlan() string {
+	switch {
+	case m.plan.step != planNone:
+		return "a planned change of roles is under way"
+	case m.quit:
+		return "colod is being stopped"
+	case m.vmPaused || m.keepPaused:
+		return "the guest is stopped by its operator; let it go on first"
+	case m.timers[timerGrace] != 0:
+		return "the guest is being ended"
+	case m.unusable != "":
+		return "the secondary is being given up: " + m.unusable
+	}
+	return ""
+}
+
+func (m *Machine) askMigrate(a Ask) string {
+	speaks := m.role == Speaker && (m.state == Protected || m.state == Checkpointing || m.state == Solo)
+	switch {
+	case a.Target == "":
+		return "the node to migrate to is missing"
+	case !speaks && m.role != Speaker && m.forward(a):
+		m.awaitOf(a)
+		return ""
+	case !speaks:
+		return m.busy()
+	case a.Target == m.cfg.Self && a.Role != Secondary:
+		m.reply(a, "") // it is there
+		return ""
+	case a.Target == m.cfg.Self && m.state == Solo:
+		return "there is no secondary that could take over; the pair is " + m.state.String() + ": " + m.reason
+	case a.Target == m.cfg.Self:
+		return m.planSwitch(a, m.with)
+	case m.state != Solo && a.Target == m.with && a.Role == Secondary:
+		m.reply(a, "")
+		return ""
+	case m.state != Solo && a.Target == m.with:
+		return m.planSwitch(a, m.with)
+	}
+	return m.planMove(a)
+}
+
+// planMove begins to make another node than the present one the secondary.
+func (m *Machine) planMove(a Ask) string {
+	if why := m.cannotPlan(); why != "" {
+		return why
+	}
+	if m.leaving {
+		return "somebody migrates the guest away"
+	}
+	known := m.peers.by[a.Target]
+	switch {
+	case known == nil && !m.cfg.Outside:
+		return a.Target + " is not a node of this pair; it has " + m.nodeList()
+	case known != nil && !slices.Contains(m.readyPeers(), a.Target) && !m.cfg.Outside:
+		return m.notReady(a.Target)
+	}
+	role := a.Role
+	if role == NoRole {
+		role = Secondary
+	}
+	m.await(a)
+	m.plan = plan{step: planChoose, op: a.Op, target: a.Target, role: role}
+	m.choice.op = m.newOp()
+	m.emit(Choose{Op: m.choice.op, Ready: []string{a.Target}, Only: true})
+	return ""
+}
+
+// planChosen goes on once it is known whether the target can run the secondary.
+func (m *Machine) planChosen(ev Chosen) {
+	if ev.Err == "" && !m.up(m.plan.target) {
+		ev.Err = m.plan.target + " does not answer"
+	}
+	switch {
+	case ev.Err != "":
+		m.planFailed("the guest stays where it is: " + ev.Err)
+	case m.state == Solo:
+		m.planToSync()
+	default:
+		m.plan.step = planLetGo
+		m.planLetGo()
+	}
+}
+
+// planLetGo takes the present secondary out of the record. Until that is
+// written the guest stays protected by it.
+func (m *Machine) planLetGo() {
+	if m.swapping == 0 {
+		m.swap(arbiter.Record{Speaker: m.cfg.Self}, m.with+" is let go: "+m.plan.target+" becomes the secondary")
+	}
+}
+
+// planSwapped is the outcome of planLetGo's swap.
+func (m *Machine) planSwapped(ev Swapped) {
+	reason := m.with + " is let go: " + m.plan.target + " becomes the secondary"
+	switch ev.Outcome {
+	case SwapWon:
+		m.plan.step = planFree
+		m.cut()
+		m.toPromoting(promoteFree, Released, reason)
+	case SwapFailed:
+		m.planFailed("the guest stays where it is: the record cannot be written: " + ev.Err)
+	case SwapUnknown:
+		// The secondary may be out of the record: only the record can tell.
+		m.toClaiming(claim{how: Released}, reason)
+	}
+}
+
+// planToSync makes the target the secondary.
+func (m *Machine) planToSync() {
+	why := m.cannotProtect()
+	if why == "" && !m.up(m.plan.target) {
+		why = m.plan.target + " does not answer"
+	}
+	if why != "" {
+		m.planFailed(m.plan.target + " cannot become the secondary: " + why)
+		return
+	}
+	m.plan.step = planSync
+	m.toSyncing(m.plan.target, m.plan.target+" is to run the secondary: asked for by an operator")
+}
+
+// planProtected goes on once the target is the secondary.
+func (m *Machine) planProtected() {
+	switch {
+	case m.plan.step != planSync:
+	case m.plan.role == Speaker:
+		m.plan.step = planCover
+		m.pending.add(reasonSwitch)
+	default:
+		m.planDone()
+	}
+}
+
+// planCovered goes on after a checkpoint.
+func (m *Machine) planCovered(rs reasons) {
+	if m.plan.step != planCover || !slices.Contains(rs.list, reasonSwitch) {
+		return
+	}
+	m.plan.step = planPause
+	m.plan.pausing = m.newOp()
+	m.emit(PauseVM{Op: m.plan.pausing})
+	m.set(timerSwitch, m.cfg.SwitchWait)
+}
+
+// planPaused: the VM stands still, and what it has said before goes out as
+// the secondary agrees. Nothing new comes, so the roles can be exchanged.
+func (m *Machine) planPaused(ev VMPaused) {
+	if ev.Err != "" {
+		m.planGoOn("the guest cannot be stopped: " + ev.Err)
+		return
+	}
+	m.vmPaused = true
+	m.plan.step = planGive
+	m.become(Switching, Speaker, "hands over to "+m.with)
+	m.send(m.with, HandOver{Session: m.session, Generation: m.rec.Generation, Reason: "switchover asked for by an operator"})
+	m.set(timerPhase, m.cfg.SwitchWait)
+	m.set(timerPoll, m.cfg.RecordPoll)
+}
+
+// planGoOn gives the exchange up while the pair is whole; the guest goes on.
+func (m *Machine) planGoOn(why string) {
+	m.plan.pausing = 0
+	m.planFailed(why)
+	m.clear(timerSwitch)
+	m.cont()
+}
+
+// planDone: what was planned is reached.
+func (m *Machine) planDone() {
+	op := m.plan.op
+	m.plan = plan{}
+	m.answer(op, "")
+}
+
+// planFailed gives the plan up.
+func (m *Machine) planFailed(why string) {
+	if m.plan.step == planNone {
+		return
+	}
+	op := m.plan.op
+	// It was protected, or was to be: so it is to be again.
+	m.restore = m.restore || m.plan.step == planFree || m.plan.step == planSync
+	if m.plan.step == planChoose {
+		m.choice.op = 0
+	}
+	m.plan = plan{}
+	m.warn(string(op) + ": " + why)
+	m.answer(op, why)
+}
+
+// planMoved ends a plan that a change of state has defeated or fulfilled.
+func (m *Machine) planMoved(s State) {
+	var within []State
+	switch m.plan.step {
+	case planNone:
+		return
+	case planChoose, planLetGo, planCover, planPause:
+		within = []State{Protected, Checkpointing}
+		if m.plan.step == planChoose {
+			within = append(within, Solo)
+		}
+	case planFree:
+		within = []State{Promoting, Solo, Syncing}
+	case planSync:
+		within = []State{Syncing, Protected}
+	case planGive:
+		if s == Fenced && m.rec.Speaker == m.plan.target && !m.rec.Ended {
+			m.planDone()
+			return
+		}
+		within = []State{Switching}
+	}
+	if slices.Contains(within, s) {
+		return
+	}
+	if m.plan.step == planPause && m.plan.pausing != 0 {
+		m.contAfter = true // the VM may stand still, or will
+	}
+	m.planFailed(s.String() + ": " + m.reason)
+}
+
+// stepSwitching: the other node has been asked to take over. Its swap of the
+// record decides; if it does not come, this node takes the guest back.
+func (m *Machine) stepSwitching(ev Event) {
+	switch ev := ev.(type) {
+	case RecordRead:
+		switch {
+		case ev.Err != "":
+		case m.rec.Ended:
+			m.toStopped(m.rec.Reason, stopEnd)
+		case m.rec.Speaker != m.cfg.Self:
+			m.toFenced(m.rec.Speaker + " speaks")
+		}
+	case Received:
+		switch msg := ev.Msg.(type) {
+		case PeerVMDied:
+			if msg.Session == m.session {
+				m.takeBack("the VM on " + m.with + " ended: " + msg.Reason)
+			}
+		case Refused:
+			if msg.Session == m.session {
+				m.takeBack(m.with + " refused to take over: " + msg.Reason)
+			}
+		}
+	case PeerUp:
+		m.send(m.with, HandOver{Session: m.session, Generation: m.rec.Generation, Reason: "switchover asked for by an operator"})
+	case PeerDown:
+		m.takeBack(m.with + " is lost: " + ev.Reason)
+	case restarted:
+		m.takeBack("colod on " + m.with + " was started again")
+	case VMDied:
+		m.handOver("the VM here died: "+ev.Reason, "its VM died: "+ev.Reason)
+	case VMShutdown:
+		m.speakerShutdown(ev)
+	case Quit:
+		m.takeBack("colod is being stopped")
+	case expired:
+		switch ev.t {
+		case timerPhase:
+			m.takeBack(m.with + " did not take over in " + m.cfg.SwitchWait.String())
+		case timerPoll:
+			m.read()
+			m.set(timerPoll, m.cfg.RecordPoll)
+		}
+	}
+}
+
+// takeBack claims the record for this node, whose VM stands still, and lets
+// it go on. If the other node has won the record meanwhile, this one loses it.
+func (m *Machine) takeBack(reason string) {
+	m.contAfter = true
+	m.triedLast(m.with)
+	m.toClaiming(claim{how: Released}, reason+": the guest goes on here")
+}
