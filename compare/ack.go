@@ -119,7 +119,7 @@ func (e *Engine) owe(now int64, fl *flow, f *Frame) {
 // them to its guest until that has them. Clients may then be told that they arrived, once the primary has said so.
 // Calls come in the order in which the bytes were mirrored.
 func (e *Engine) Logged(now int64, key frame.FlowKey, seq, end frame.Num) {
-	if e.solo {
+	if e.solo || e.buffer {
 		return // nobody is asked; after the next checkpoint the secondary has what the primary has
 	}
 	fl := e.lookup(key, false)

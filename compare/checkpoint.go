@@ -23,7 +23,11 @@ func (e *Engine) EndCheckpoint(now, resume int64) {
 	e.restart()
 	e.dropNumbers()
 	e.npieces = 0
-	e.solo, e.holding, e.resumed = false, false, now
+	e.solo, e.holding, e.resumed, e.buffer = false, false, now, e.next
+	if e.buffer {
+		e.early = nil
+		return // what is queued waits for the next one
+	}
 	e.drain(now)
 	early := e.early
 	e.early = nil
@@ -31,6 +35,13 @@ func (e *Engine) EndCheckpoint(now, resume int64) {
 		e.Descriptor(now, &early[i])
 	}
 }
+
+// SetBuffer says what the epochs are like that begin with the next checkpoints. In a buffered one nothing is compared:
+// output waits until a checkpoint covers it (Remus, Kemari and Cuju work so).
+func (e *Engine) SetBuffer(on bool) { e.next = on }
+
+// Buffered reports whether the present epoch is a buffered one.
+func (e *Engine) Buffered() bool { return e.buffer && !e.solo }
 
 // AbortCheckpoint ends the suspension without a checkpoint: comparison goes on with what was queued.
 func (e *Engine) AbortCheckpoint(now int64) {
@@ -46,13 +57,15 @@ func (e *Engine) AbortCheckpoint(now int64) {
 	e.round++
 	e.silentAt = 0
 	e.early = nil
-	e.drain(now)
+	if !e.buffer {
+		e.drain(now)
+	}
 }
 
 // Solo releases all that is held, and all that comes, by the authority of the arbiter's record.
 func (e *Engine) Solo(now int64) {
 	e.cover(now, WhySolo)
-	e.solo, e.holding = true, false
+	e.solo, e.holding, e.buffer = true, false, false
 	e.settleAll(now)
 	e.restart()
 	e.early = nil

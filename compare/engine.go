@@ -27,6 +27,8 @@ type Engine struct {
 	slow    uint
 
 	solo    bool // releases need no agreement
+	buffer  bool // only a checkpoint releases: nothing is compared
+	next    bool // buffer of the epoch that begins with the next checkpoint
 	holding bool // a checkpoint is under way
 	epoch   uint32
 	round   uint32 // grows whenever divergences may be reported anew
@@ -168,7 +170,7 @@ func (e *Engine) silenceBudget() int64 { return max(e.hold*silenceFactor, int64(
 // from here.
 func (e *Engine) Primary(now int64, f *Frame) {
 	f.link = heldLink{arrived: now}
-	if e.holding {
+	if e.holding || e.buffer {
 		if e.full(now, f) {
 			return
 		}
@@ -381,7 +383,7 @@ func (e *Engine) Received(now int64, n uint64) {
 
 // Deadline is the time at which Tick may have something to do, 0 when nothing waits.
 func (e *Engine) Deadline() int64 {
-	if e.solo || e.holding {
+	if e.solo || e.holding || e.buffer {
 		return 0
 	}
 	var d int64

@@ -25,6 +25,7 @@ import (
 //	wait d                        time passes, the engine ticks
 //	checkpoint, begin, end, abort, solo, promote
 //	logged from=n to=n            the log of the secondary's node has the client's bytes [from, to)
+//	buffer [off]                  the epochs that begin with the next checkpoints are buffered, or not
 //	notify                        the other node is told how far the released streams go
 //	stats                         counters that are not zero
 //
@@ -126,6 +127,8 @@ func (s *scene) run(t *testing.T, d *datadriven.TestData) string {
 	case "abort":
 		w.e.AbortCheckpoint(w.now)
 		w.collect()
+	case "buffer":
+		w.e.SetBuffer(!d.HasArg("off"))
 	case "notify":
 		w.e.Notify(w.now)
 		w.collect()

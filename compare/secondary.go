@@ -11,7 +11,7 @@ func (e *Engine) Descriptor(now int64, d *Descriptor) {
 		return
 	}
 	switch {
-	case d.Epoch == e.epoch && !e.solo:
+	case d.Epoch == e.epoch && !e.solo && !e.buffer:
 	case d.Epoch == e.epoch+1 && e.holding:
 		e.later(d)
 		return

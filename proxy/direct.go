@@ -161,3 +161,8 @@ func (l *Link) directFlush() error {
 
 // Armed says that the path is a primary's whose output is compared.
 func (d *Direct) Armed() bool { return d.pri != nil && d.pri.armed }
+
+// WireInput says that a message of this kind carries a client's frame, behind 8 bytes of time; WireWatermark that it tells
+// of a release: the flow's number (4 bytes), its kind (1 byte) and how far.
+func WireInput(kind byte) bool     { return kind == msgInput || kind == msgInputTold }
+func WireWatermark(kind byte) bool { return kind == msgWatermark }

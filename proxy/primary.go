@@ -26,7 +26,11 @@ type primary struct {
 	armed      bool // a checkpoint has completed: output is compared
 	inputLost  uint64
 	lostBefore bool
-	counted    uint32 // ID of the newest divergence that is counted
+	// Of buffered epochs: the present one, the one that begins with the checkpoint under way or the next, what the
+	// other side was told of that, and what the coordinator wants.
+	buffered, next, nextTold, wantBuffer bool
+
+	counted uint32 // ID of the newest divergence that is counted
 
 	log toLog // input on its way to the other side's log
 
@@ -80,6 +84,7 @@ func (p *Proxy) startPrimary(link *Link, s Session) error {
 	pri.budget = min(max(4*p.opt.HoldMin, p.opt.HoldMin), p.opt.HoldMax)
 	pri.hold = pri.budget
 	pri.engine = compare.NewTapped(p.compareConfig(s, pri.budget))
+	pri.wantBuffer = p.wantBuffer
 	p.pri, p.role = pri, rolePrimary
 	p.front.Each(link.frontEntry)
 	p.front.Gone()
@@ -103,6 +108,9 @@ func (r *primary) input(p *Proxy, ktime int64, buf []byte, pd *frame.Parsed) {
 	r.engine.Input(p.nowMono, buf, pd)
 	if p.link == nil || r.epoch == 0 {
 		return // the guest is not protected yet: the first checkpoint carries all
+	}
+	if r.buffered && (!r.holding || r.next || r.waiting != 0) {
+		return // nobody compares, and nobody was told that it arrived: the next checkpoint carries it
 	}
 	if p.link.backlog() > softBacklog {
 		p.stats.InputLost++
@@ -260,6 +268,12 @@ func (p *Proxy) BeginCheckpoint(ctx context.Context, n uint64) error {
 // begin tells the peer that checkpoint n comes.
 func (r *primary) begin(p *Proxy, n uint64) {
 	r.epoch, r.peerDone, r.waiting = n, false, 0
+	r.next = r.wantBuffer
+	r.engine.SetBuffer(r.next)
+	if r.next != r.nextTold {
+		p.link.buffer(r.next)
+		r.nextTold = r.next
+	}
 	p.link.mark(msgCkptBegin, n)
 }
 
@@ -284,7 +298,7 @@ func (p *Proxy) EndCheckpoint(ctx context.Context, n uint64, resume time.Time) e
 		}
 		p.drainTap()
 		r.engine.EndCheckpoint(p.nowMono, resume.UnixNano())
-		r.holding, r.armed = false, true
+		r.holding, r.armed, r.buffered = false, true, r.next
 		r.inputLost, r.lostBefore = 0, false
 		if p.link != nil {
 			p.link.mark(msgCkptEnd, n)
@@ -323,6 +337,17 @@ func (p *Proxy) SetCheckpointCost(d time.Duration) {
 		if p.pri != nil {
 			p.pri.budget = min(max(2*d, p.pri.min), p.pri.max)
 			p.pri.engine.SetBudget(p.pri.budget)
+		}
+	})
+}
+
+// SetBuffered says whether the epochs that begin with the next checkpoints are buffered ones: output is not compared but
+// waits for the checkpoint that covers it.
+func (p *Proxy) SetBuffered(on bool) {
+	p.post(func() {
+		p.wantBuffer = on
+		if p.pri != nil {
+			p.pri.wantBuffer = on
 		}
 	})
 }

@@ -158,6 +158,8 @@ type Proxy struct {
 	pri  *primary
 	sec  *secondary
 	owed *owed // nil: nothing
+	// wantBuffer: see SetBuffered.
+	wantBuffer bool
 
 	link       *Link
 	linkMore   bool

@@ -177,6 +177,12 @@ func (s *secondary) message(p *Proxy, kind byte, body []byte) error {
 		}
 		s.taken++
 		s.watermark(p, w)
+	case msgBuffer:
+		on := rd.u8() != 0
+		if err := rd.end(); err != nil {
+			return err
+		}
+		s.nextQuiet = on
 	case msgCkptBegin:
 		n := rd.u64()
 		if err := rd.end(); err != nil {

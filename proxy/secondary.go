@@ -40,6 +40,9 @@ type secondary struct {
 	told   uint64 // of them, those that the peer was answered about
 	void   bool   // since the last answer, input came that is not in the log
 
+	// quiet: nobody wants to hear what the guest says in this epoch; it is kept for a promotion.
+	quiet, nextQuiet bool
+
 	taken   uint64 // engine messages of the peer
 	confirm bool   // the peer waits to hear that they were
 
@@ -145,9 +148,11 @@ func (s *secondary) describe(p *Proxy, f *compare.Frame) {
 func (s *secondary) act(p *Proxy) {
 	out := s.desc.Out()
 	if p.link != nil && p.role == roleSecondary {
-		p.link.descriptions(out)
-		for i := range out.FlowDefs {
-			s.keys[out.FlowDefs[i].ID] = out.FlowDefs[i].Key
+		if !s.quiet {
+			p.link.descriptions(out)
+			for i := range out.FlowDefs {
+				s.keys[out.FlowDefs[i].ID] = out.FlowDefs[i].Key
+			}
 		}
 		if s.toTell != s.told && !s.inputHeld {
 			p.link.logged(s.toTell, s.void)
@@ -275,6 +280,7 @@ func (s *secondary) resumed(p *Proxy, at int64) {
 	p.drainTap()
 	s.inCkpt, s.resumeAt = false, at
 	s.act(p)
+	s.quiet = s.nextQuiet
 	s.desc.Reset(p.nowMono)
 	s.log.Checkpoint(p.nowMono)
 	s.oldKeys, s.keys = s.keys, make(map[uint32]frame.FlowKey)

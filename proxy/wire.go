@@ -24,6 +24,7 @@ const (
 	msgCkptAbort   byte = 9  // n
 	msgFront       byte = 10 // key, seqOff, tsOff: from the primary's guest to the client
 	msgFrontGone   byte = 11 // key: that connection has ended
+	msgBuffer      byte = 13 // 0 or 1: in the epochs that begin with the next checkpoints, only checkpoints release
 	msgInputTold   byte = 12 // as msgInput: the sender wants to hear when it is logged
 	// From the secondary.
 	msgFlowDef    byte = 32 // id, key
@@ -59,6 +60,13 @@ func (l *Link) logged(n uint64, void bool) {
 	at := l.begin(msgLogged)
 	l.plain = binary.BigEndian.AppendUint64(l.plain, n)
 	l.plain = append(l.plain, flagBits(void))
+	l.end(at)
+}
+
+// buffer tells what the next epochs are like.
+func (l *Link) buffer(on bool) {
+	at := l.begin(msgBuffer)
+	l.plain = append(l.plain, flagBits(on))
 	l.end(at)
 }
 
