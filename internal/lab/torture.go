@@ -304,6 +304,12 @@ func (t *torture) step(ctx context.Context, s Step) (sr StepReport) {
 		sr.Did += "; " + said
 	}
 	mended := time.Now()
+	if sr.Error == "" && slices.Contains([]string{KillVM, KillNode, opFailover}, s.What) && s.On != roleSpare {
+		// Nothing of the sort may pass unnoticed.
+		if err := t.awaitChange(ctx, before); err != nil {
+			sr.Error = err.Error()
+		}
+	}
 	if err := t.await(ctx, "protected", protectLimit); err != nil {
 		sr.Error = join(sr.Error, "not protected again: "+err.Error())
 	}
@@ -337,6 +343,20 @@ func (t *torture) step(ctx context.Context, s Step) (sr StepReport) {
 	}
 	t.say(fmt.Sprintf("        %s: gap %.0f ms, protected %.1f s after mending, %s speaks, generation %d", sr.Did, sr.GapMS, sr.ProtectedMS/1000, sr.Speaker, sr.Generation))
 	return sr
+}
+
+// awaitChange returns once the record is a newer one.
+func (t *torture) awaitChange(ctx context.Context, before *Status) error {
+	ctx, cancel := context.WithTimeout(ctx, protectLimit)
+	defer cancel()
+	for {
+		if st, err := t.lab.Status(ctx); err == nil && st.Generation > before.Generation {
+			return nil
+		}
+		if !sleep(ctx, 20*time.Millisecond) {
+			return fmt.Errorf("the fault was not noticed: the record is still of generation %d", before.Generation)
+		}
+	}
 }
 
 func join(a, b string) string {

@@ -79,7 +79,7 @@ said different bytes, nothing leaked and the guest is protected at the end.`,
 			if err != nil {
 				return err
 			}
-			printTorture(opt.Out, r)
+			r.Print(opt.Out)
 			if asJSON {
 				if err := printJSON(cmd.OutOrStdout(), r); err != nil {
 					return err
@@ -106,8 +106,8 @@ said different bytes, nothing leaked and the guest is protected at the end.`,
 	return c
 }
 
-// printTorture shows the report to a person.
-func printTorture(w io.Writer, r *TortureReport) {
+// Print shows the report to a person.
+func (r *TortureReport) Print(w io.Writer) {
 	var kinds []string
 	for k, n := range r.Kinds {
 		kinds = append(kinds, fmt.Sprintf("%s %d", k, n))

@@ -88,11 +88,12 @@ func labName(what string) string {
 func up(t *testing.T, what string, opt lab.Options) *lab.Lab {
 	t.Helper()
 	opt.Name, opt.Program = labName(what), program
-	opt.Progress = func(s string) { t.Log(s) }
+	var said progress
+	opt.Progress = said.note
 	start := time.Now()
 	l, err := lab.Up(t.Context(), opt)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, said.show())
 	}
 	t.Logf("lab %s is up after %.1f s", l.Name, time.Since(start).Seconds())
 	t.Cleanup(func() {
@@ -109,8 +110,34 @@ func up(t *testing.T, what string, opt lab.Options) *lab.Lab {
 // sharedLab is one protected pair that many tests use one after the other: each
 // leaves it protected or the next one starts anew.
 type sharedLab struct {
-	mu  sync.Mutex
+	progress
 	lab *lab.Lab
+}
+
+// sharedOptions are what the shared lab is made of: what a careful operator
+// would build.
+var sharedOptions = lab.Options{Arbiter: "etcd", Members: 3, Paths: 2}
+
+// progress keeps what a lab says. A lab may outlive the test that made it, so
+// nothing is written to a test's log from here.
+type progress struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (p *progress) note(said string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.said = append(p.said[max(0, len(p.said)-200):], time.Now().UTC().Format("15:04:05.000")+"  "+said)
+}
+
+// show returns what was said since the last time.
+func (p *progress) show() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := strings.Join(p.said, "\n")
+	p.said = nil
+	return all
 }
 
 var shared sharedLab
@@ -127,34 +154,34 @@ func (s *sharedLab) down() {
 // protected returns the shared lab in state protected.
 func protected(t *testing.T) *lab.Lab {
 	t.Helper()
-	shared.mu.Lock()
-	defer shared.mu.Unlock()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	if l := shared.lab; l != nil {
 		if err := l.AwaitState(ctx, "protected"); err == nil {
 			return l
 		} else {
-			t.Logf("the shared lab is of no use any more, making another: %v\n%s", err, l.Logs(40))
+			t.Logf("the shared lab is of no use any more, making another: %v\n%s\n%s", err, shared.show(), l.Logs(40))
 			shared.down()
 		}
 	}
 	start := time.Now()
-	l, err := lab.Up(t.Context(), lab.Options{Name: labName(fmt.Sprint("pair", len(used))), Program: program, Progress: func(s string) { t.Log(s) }})
+	opt := sharedOptions
+	opt.Name, opt.Program, opt.Progress = labName(fmt.Sprint("pair", len(used))), program, shared.note
+	l, err := lab.Up(t.Context(), opt)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, shared.show())
 	}
-	t.Logf("lab %s is protected after %.1f s", l.Name, time.Since(start).Seconds())
+	t.Logf("lab %s is protected after %.1f s\n%s", l.Name, time.Since(start).Seconds(), shared.show())
 	shared.lab = l
 	return l
 }
 
-// failed ends the shared lab of a test that failed, after showing its logs: what
+// giveUpIfFailed ends the shared lab of a test that failed, after showing its logs: what
 // follows must not suffer from it.
 func giveUpIfFailed(t *testing.T, l *lab.Lab) {
 	t.Cleanup(func() {
 		if t.Failed() && shared.lab == l {
-			t.Logf("logs of the nodes:\n%s", l.Logs(60))
+			t.Logf("%s\nlogs of the nodes:\n%s", shared.show(), l.Logs(60))
 			shared.down()
 		}
 	})
