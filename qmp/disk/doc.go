@@ -1,5 +1,5 @@
-// Package disk replicates the disks of a protected guest with QEMU's block replication (quorum,
-// replication and NBD drivers), driven over QMP.
+// Package disk replicates the disks of a protected guest with what QEMU has for it (quorum, replication and NBD
+// drivers), driven over QMP.
 //
 // On the speaker every replicated disk is a quorum of one image, so that a second child, the other
 // node's image behind NBD, can be added while the guest runs. On the secondary's node the image (the

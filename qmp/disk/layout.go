@@ -113,8 +113,7 @@ func nodeBase(i int) string   { return fmt.Sprintf("colod-base%d", i) }   // the
 func nodeTop(i int) string    { return fmt.Sprintf("colod-top%d", i) }    // the replication driver of a secondary
 func nodeActive(i int) string { return fmt.Sprintf("colod-active%d", i) } // overlay of the secondary's guest
 func nodeHidden(i int) string { return fmt.Sprintf("colod-hidden%d", i) } // overlay of what the primary overwrote
-func nodeRepl(i int) string   { return fmt.Sprintf("colod-repl%d", i) }   // the replication driver of a primary
-func nodeNBD(i int) string    { return fmt.Sprintf("colod-nbd%d", i) }    // the other node's base, under nodeRepl
+func nodeRemote(i int) string { return fmt.Sprintf("colod-remote%d", i) } // the other node's image, a child of the quorum
 func nodeMirror(i int) string { return fmt.Sprintf("colod-mirror%d", i) } // the same as the copy's target
 func nodeDelta(i int) string  { return fmt.Sprintf("colod-delta%d", i) }  // the same as the target of what changed
 func jobCopy(i int) string    { return fmt.Sprintf("colod-copy%d", i) }

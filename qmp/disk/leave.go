@@ -19,7 +19,7 @@ func (l *Layout) Leave(ctx context.Context, q QMP) error {
 	}
 	var errs []error
 	for _, i := range l.replicated() {
-		if _, there := ns[nodeRepl(i)]; there {
+		if _, there := ns[nodeRemote(i)]; there {
 			errs = append(errs, l.detach(ctx, q, i))
 		}
 	}
@@ -49,5 +49,5 @@ func (l *Layout) detach(ctx context.Context, q QMP, i int) error {
 	if err != nil && !absent(err) {
 		return fmt.Errorf("take the other image out of disk %d: %w", i, err)
 	}
-	return deleteNode(ctx, q, nodeRepl(i))
+	return deleteNode(ctx, q, nodeRemote(i))
 }

@@ -2,9 +2,7 @@ package disk
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 )
 
 // Progress of a synchronisation.
@@ -28,10 +26,13 @@ type Sync struct {
 	Progress func(Progress)
 }
 
-// Start copies the replicated disks of a running guest to the other node's images and makes these follow
-// every write. When it returns, the images are equal, and stay so: a mirror that holds each of the guest's
-// writes until the other node has it too bridges the time until replication takes over, which it does by
-// itself in the instant in which COLO starts. [Layout.Finish] is to be called then.
+// Start copies the replicated disks of a running guest to the other node's images and makes these take
+// every write. When it returns, the images are equal, and stay so until [Layout.Leave] or a fault that QEMU
+// reports (see [FaultOf]); COLO may be started, now or later.
+//
+// The other node's image is a child of the quorum as it is, without QEMU's replication driver before it,
+// which would do nothing on this side but hide errors: it reports a failed write to nobody (QEMU 7.2 to 11.1,
+// block/replication.c, replication_return_value), and a takeover would find the image without it.
 //
 // After an error the guest runs on alone; call [Layout.Leave] after the stream was cut.
 func (l *Layout) Start(ctx context.Context, q QMP, s Sync) error {
@@ -53,13 +54,23 @@ func (l *Layout) Start(ctx context.Context, q QMP, s Sync) error {
 	if err := l.awaitEqual(ctx, q, s); err != nil {
 		return err
 	}
-	// From here on each write reaches both images or is in a bitmap.
+	// A write that reaches only one image from here on is in a bitmap.
 	for _, i := range l.replicated() {
 		if err := l.replaceBitmaps(ctx, q, i, s.Session); err != nil {
 			return fmt.Errorf("record changes of disk %d: %w", i, err)
 		}
 		if err := l.attach(ctx, q, s, i); err != nil {
 			return fmt.Errorf("replicate disk %d: %w", i, err)
+		}
+	}
+	// Both ways at once do no harm: the mirror writes what the quorum has just written. Now one is enough. A
+	// mirror that failed meanwhile may have missed a write of the time before.
+	for _, i := range l.replicated() {
+		if err := endJob(ctx, q, jobCopy(i), false); err != nil {
+			return fmt.Errorf("copy disk %d: %w", i, err)
+		}
+		if err := deleteNode(ctx, q, nodeMirror(i)); err != nil {
+			return fmt.Errorf("copy disk %d: %w", i, err)
 		}
 	}
 	return nil
@@ -148,47 +159,10 @@ func (l *Layout) await(ctx context.Context, q QMP, s Sync, i int, id, status str
 	}
 }
 
-// attach adds the other node's image to the quorum. Nothing is written through it before COLO starts.
+// attach adds the other node's image to the quorum.
 func (l *Layout) attach(ctx context.Context, q QMP, s Sync, i int) error {
-	err := q.Run(ctx, "blockdev-add", obj{
-		"driver": "replication", "node-name": nodeRepl(i), "mode": "primary", "file": remote(nodeNBD(i), s.Sock, i),
-	}, nil)
-	if err != nil {
+	if err := q.Run(ctx, "blockdev-add", remote(nodeRemote(i), s.Sock, i), nil); err != nil {
 		return err
 	}
-	return q.Run(ctx, "x-blockdev-change", obj{"parent": nodeDisk(i), "node": nodeRepl(i)}, nil)
-}
-
-// finishTimeout bounds the end of the mirrors.
-const finishTimeout = 30 * time.Second
-
-// Finish ends the mirrors once COLO runs. If one of them has failed meanwhile the images may differ: the
-// error then means that the secondary must not be relied on.
-func (l *Layout) Finish(ctx context.Context, q QMP) error {
-	ctx, cancel := context.WithTimeout(ctx, finishTimeout)
-	defer cancel()
-	var errs []error
-	for _, i := range l.replicated() {
-		j, ok, err := findJob(ctx, q, jobCopy(i))
-		switch {
-		case err != nil:
-			errs = append(errs, err)
-			continue
-		case !ok:
-			errs = append(errs, errors.New("the mirror is gone"))
-			continue
-		case j.Status == "concluded":
-			errs = append(errs, fmt.Errorf("the mirror of disk %d ended: %s", i, j.Error))
-			continue
-		}
-		if err := endJob(ctx, q, jobCopy(i), false); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, deleteNode(ctx, q, nodeMirror(i)))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("finish the copy of the disks: %w", err)
-	}
-	return nil
+	return q.Run(ctx, "x-blockdev-change", obj{"parent": nodeDisk(i), "node": nodeRemote(i)}, nil)
 }
