@@ -1,0 +1,61 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+var (
+	seedFlag    = flag.Uint64("seed", 0, "run this seed alone, with its story")
+	verboseFlag = flag.Bool("frames", false, "with -seed: the frames too")
+	skipFlag    = flag.Uint64("skip", 0, "with -seed: leave out the faults whose bit is set")
+)
+
+// TestSeeds runs some thousand stories; COLOD_SIM_SEEDS sets how many, COLOD_SIM_FIRST where to begin.
+func TestSeeds(t *testing.T) {
+	r := NewRunner()
+	if *seedFlag != 0 {
+		res := r.Run(*seedFlag, Options{Trace: true, Verbose: *verboseFlag, Skip: *skipFlag})
+		for _, l := range res.Trace {
+			fmt.Println(l)
+		}
+		if res.Failed != "" {
+			t.Fatalf("seed %d: %s: %s", res.Seed, res.Kind, res.Failed)
+		}
+		return
+	}
+	first, seeds := number(t, "COLOD_SIM_FIRST", 1), number(t, "COLOD_SIM_SEEDS", 3000)
+	var sum Stats
+	began := time.Now()
+	virtual, bad := int64(0), 0
+	for seed := first; seed < first+seeds; seed++ {
+		res := r.Run(seed, Options{})
+		sum.Add(&res.Stats)
+		virtual += res.Virtual
+		if res.Failed != "" {
+			bad++
+			if bad <= 20 {
+				t.Errorf("seed %d: %s: %s", seed, res.Kind, res.Failed)
+			}
+		}
+	}
+	took := time.Since(began)
+	t.Logf("%d seeds in %v (%.0f a minute), %d failed, %v of simulated time; %+v", seeds, took.Round(time.Millisecond),
+		float64(seeds)/took.Minutes(), bad, time.Duration(virtual).Round(time.Second), sum)
+}
+
+func number(t *testing.T, name string, def uint64) uint64 {
+	s := os.Getenv(name)
+	if s == "" {
+		return def
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
