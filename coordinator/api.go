@@ -15,22 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"colod/coordinator/config"
-	"colod/coordinator/pair"
 	"colod/coordinator/web"
 )
 
-// apiServer serves the local HTTP API on a unix socket:
-//
-//	GET  /v1/status                  NodeStatus
-//	GET  /v1/pairs/{name}            PairStatus
-//	POST /v1/pairs/{name}/protect    ask for protection, answered when protected
-//	POST /v1/pairs/{name}/checkpoint ask for a checkpoint, answered when done
-//	POST /v1/pairs/{name}/failover   make the other node the speaker
-//	POST /v1/pairs/{name}/stop       end the guest; body {"grace":"20s"}
-//	POST /v1/pairs/{name}/start      start an ended guest
-//	GET  /v1/events                  Event, one JSON object a line, without end
-//	POST /v1/stop                    stop colod; body {"with_guests":false}
+// apiServer serves the local HTTP API on a unix socket; see apiRoutes.
 //
 // Errors are {"error":"sentence"} with a status of 4xx or 5xx.
 type apiServer struct {
@@ -80,17 +68,14 @@ func newAPI(n *Node) (*apiServer, error) {
 	s := &apiServer{n: n, path: path, ln: ln, lock: lock}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	mux := newRoutes()
-	mux.HandleFunc("GET /v1/status", s.status)
-	mux.HandleFunc("GET /v1/pairs/{name}", s.pair)
-	for _, op := range []pair.Op{pair.OpProtect, pair.OpCheckpoint, pair.OpFailover, pair.OpStop, pair.OpStart} {
-		mux.HandleFunc("POST /v1/pairs/{name}/"+string(op), func(w http.ResponseWriter, r *http.Request) { s.ask(w, r, op) })
+	for _, r := range s.table() {
+		mux.HandleFunc(r.method+" "+r.path, r.handle)
 	}
 	n.surface.routes(mux, s.ctx)
-	mux.HandleFunc("POST /v1/stop", s.stop)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusNotFound, apiError{fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)})
 	})
-	s.http = &http.Server{Handler: web.Local(mux), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	s.http = &http.Server{Handler: web.Local(mux), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10, ConnContext: callerContext}
 	return s, nil
 }
 
@@ -141,7 +126,7 @@ func (s *apiServer) pair(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *apiServer) noPair(w http.ResponseWriter, r *http.Request) {
-	reply(w, http.StatusNotFound, apiError{fmt.Sprintf("node %s has no pair %q; it has %q", s.n.cfg.Node, r.PathValue("name"), s.n.order)})
+	reply(w, http.StatusNotFound, apiError{fmt.Sprintf("node %s has no pair %q; it has %q", s.n.cfg.Node, r.PathValue("name"), s.n.pairNames())})
 }
 
 // body reads a request's JSON strictly; none at all is as good as {}.
@@ -159,39 +144,6 @@ func body(r *http.Request, v any) error {
 	return nil
 }
 
-func (s *apiServer) ask(w http.ResponseWriter, r *http.Request, op pair.Op) {
-	d := s.n.drivers[r.PathValue("name")]
-	if d == nil {
-		s.noPair(w, r)
-		return
-	}
-	var req struct {
-		Grace string `json:"grace"` // for stop; default vm.grace
-	}
-	if err := body(r, &req); err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
-		return
-	}
-	grace := d.cfg.VM.Grace.D()
-	if req.Grace != "" {
-		g, err := config.ParseDuration(req.Grace)
-		if err != nil || g < 0 || g.D() > time.Hour {
-			reply(w, http.StatusBadRequest, apiError{fmt.Sprintf("grace %q is not a duration from 0s to 1h", req.Grace)})
-			return
-		}
-		grace = g.D()
-	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
-	if err := d.Ask(ctx, op, grace); err != nil {
-		reply(w, http.StatusConflict, apiError{err.Error()})
-		return
-	}
-	st, _ := s.n.pairStatus(d.cfg.Name)
-	reply(w, http.StatusOK, st)
-}
-
 func (s *apiServer) stop(w http.ResponseWriter, r *http.Request) {
 	var req struct {
 		WithGuests bool `json:"with_guests"`
@@ -200,6 +152,7 @@ func (s *apiServer) stop(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusBadRequest, apiError{err.Error()})
 		return
 	}
+	s.n.audit.write(AuditEntry{What: "stop colod", Who: caller(r), Args: map[string]any{"with_guests": req.WithGuests}, Outcome: "begun"})
 	reply(w, http.StatusAccepted, struct{}{})
 	s.n.Stop(req.WithGuests)
 }

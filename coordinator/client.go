@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"colod/coordinator/pair"
@@ -45,12 +46,44 @@ func (c *Client) Status(ctx context.Context) (*NodeStatus, error) {
 // Ask asks for an operation on a pair and waits for its outcome. grace is
 // for OpStop; below zero the pair's own is used.
 func (c *Client) Ask(ctx context.Context, name string, op pair.Op, grace time.Duration) (*PairStatus, error) {
-	st := new(PairStatus)
-	req := map[string]any{}
+	var req OpRequest
 	if grace >= 0 {
-		req["grace"] = grace.String()
+		req.Grace = grace.String()
 	}
+	return c.Do(ctx, name, op, req)
+}
+
+// Do asks for an operation on a pair and waits for its outcome.
+func (c *Client) Do(ctx context.Context, name string, op pair.Op, req OpRequest) (*PairStatus, error) {
+	st := new(PairStatus)
 	return st, c.do(ctx, http.MethodPost, "/v1/pairs/"+url.PathEscape(name)+"/"+string(op), req, st)
+}
+
+// Maintenance holds, or no longer, what happens by itself with all pairs of
+// the node.
+func (c *Client) Maintenance(ctx context.Context, on bool, why string) (*NodeStatus, error) {
+	st := new(NodeStatus)
+	return st, c.do(ctx, http.MethodPost, "/v1/maintenance", OpRequest{On: on, Why: why}, st)
+}
+
+// Cluster asks for all nodes and pairs.
+func (c *Client) Cluster(ctx context.Context) (*Cluster, error) {
+	cl := new(Cluster)
+	return cl, c.do(ctx, http.MethodGet, "/v1/cluster", nil, cl)
+}
+
+// ForgetNode removes a node from the registry.
+func (c *Client) ForgetNode(ctx context.Context, name string) (*Cluster, error) {
+	cl := new(Cluster)
+	return cl, c.do(ctx, http.MethodDelete, "/v1/nodes/"+url.PathEscape(name), nil, cl)
+}
+
+// Audit asks for the last entries of the audit log, of one pair if it is
+// named.
+func (c *Client) Audit(ctx context.Context, limit int, name string) ([]AuditEntry, error) {
+	var all []AuditEntry
+	q := url.Values{"limit": {strconv.Itoa(limit)}, "pair": {name}}
+	return all, c.do(ctx, http.MethodGet, "/v1/audit?"+q.Encode(), nil, &all)
 }
 
 // Stop asks the daemon to stop.

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,16 +17,11 @@ import (
 	"colod/coordinator/arbiter"
 	"colod/coordinator/config"
 	"colod/coordinator/pair"
-	"colod/coordinator/peer"
+	"colod/coordinator/placement"
 	"colod/internal/certs"
 	"colod/proxy"
 	"colod/qmp"
 )
-
-// sender queues a message to the other node.
-type sender interface {
-	Send(pair, kind string, body any)
-}
 
 // driver carries out what one pair's machine decides. One goroutine, loop,
 // owns the machine; long operations run on three lanes, each one after the
@@ -32,13 +30,12 @@ type sender interface {
 type driver struct {
 	cfg      *config.Pair
 	node     string
-	peer     config.PairNode
 	dir      string // of the VM
 	plat     Platform
 	arb      arbiter.Arbiter
 	arbLimit time.Duration // of one question to it
 	id       *certs.Identity
-	link     sender
+	net      network
 	log      zerolog.Logger
 	publish  func(e Event, routine bool)
 
@@ -60,6 +57,15 @@ type driver struct {
 	asks     map[uint64]chan string
 	askID    uint64
 	stats    stats
+	offers   []*session // asked for by a speaker, not launched for yet; loop only
+	known    peerSet    // nodes that have to do with the pair
+	domain   string     // of this node
+	state    string     // directory of what must survive a reboot
+	held     atomic.Pointer[maintained]
+	audit    *audit
+	ctx      context.Context // ends with the driver
+	cancel   context.CancelFunc
+	disk     *lane // what is written to disk
 
 	since  time.Time
 	exited chan struct{} // closed when the machine has come to rest after Quit
@@ -79,17 +85,36 @@ const (
 	dialTimeout    = 5 * time.Second
 )
 
+// driverOptions are what a driver is made of.
+type driverOptions struct {
+	Pair     *config.Pair
+	Node     *config.Config
+	Platform Platform
+	Arbiter  arbiter.Arbiter
+	Identity *certs.Identity
+	Network  network
+	Boot     uint64 // number of this run of colod
+	Log      zerolog.Logger
+	Publish  func(e Event, routine bool)
+	Audit    *audit
+	// Outside says that nodes that are not in the pair's list can be found.
+	Outside bool
+}
+
 // newDriver opens the guest's devices and starts the driver; the machine
 // gets its first event.
-func newDriver(cfg *config.Pair, self *config.Config, plat Platform, arb arbiter.Arbiter, id *certs.Identity,
-	link sender, boot uint64, log zerolog.Logger, publish func(Event, bool)) (*driver, error) {
+func newDriver(o driverOptions) (*driver, error) {
+	cfg, self, plat := o.Pair, o.Node, o.Platform
 	d := &driver{
-		cfg: cfg, node: self.Node, peer: cfg.Peer(self.Node), dir: vmDir(self.RunDir, cfg.Name),
-		plat: plat, arb: arb, arbLimit: arbiterLimit(self), id: id, link: link,
-		log: log.With().Str("pair", cfg.Name).Logger(), publish: publish,
+		cfg: cfg, node: self.Node, dir: vmDir(self.RunDir, cfg.Name), domain: self.Domain,
+		state: filepath.Join(self.StateDir, "pairs", cfg.Name),
+		plat:  plat, arb: o.Arbiter, arbLimit: arbiterLimit(self), id: o.Identity, net: o.Network, audit: o.Audit,
+		log: o.Log.With().Str("pair", cfg.Name).Logger(), publish: o.Publish,
 		box: newMailbox(), start: time.Now(), since: time.Now(), asks: map[uint64]chan string{},
 		exited: make(chan struct{}), stop: make(chan struct{}), ended: make(chan struct{}),
 	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.known.add(cfg.Peers(d.node)...)
 	d.stats.init()
 	path, err := plat.OpenPath(cfg)
 	if err != nil {
@@ -101,13 +126,15 @@ func newDriver(cfg *config.Pair, self *config.Config, plat Platform, arb arbiter
 	}
 	d.path, d.data = path, data
 	d.m = pair.New(pair.Config{
-		Pair: cfg.Name, Self: d.node, Peers: []string{d.peer.Name}, First: cfg.First(d.node),
+		Pair: cfg.Name, Self: d.node, Peers: cfg.Peers(d.node), First: cfg.First(d.node), Outside: o.Outside,
 		Guest: fingerprint(cfg), AutoProtect: cfg.AutoProtect,
+		Fencing: cfg.Fencing.Used(), FencingRequired: cfg.Fencing.Required,
 		IdleInterval: cfg.Checkpoint.IdleInterval.D(), CheckpointTimeout: cfg.Checkpoint.Timeout.D(),
 		Retrigger: cfg.Checkpoint.Retrigger.D(), SyncTimeout: cfg.Checkpoint.SyncTimeout.D(),
 	})
-	d.vmLane, d.pathLane, d.arbLane = newLane(), newLane(), newLane()
-	d.post(pair.Start{Boot: boot})
+	d.vmLane, d.pathLane, d.arbLane, d.disk = newLane(), newLane(), newLane(), newLane()
+	d.post(pair.Start{Boot: o.Boot})
+	d.restoreMaintenance()
 	go d.loop()
 	return d, nil
 }
@@ -165,8 +192,8 @@ func (d *driver) loop() {
 
 func (d *driver) step(ev pair.Event) {
 	if r, ok := ev.(pair.Received); ok {
-		if p, ok := r.Msg.(pair.Prepare); ok {
-			d.offer(p)
+		if p, ok := r.Msg.(pair.Prepare); ok && !d.offer(r.From, p) {
+			return
 		}
 	}
 	for _, a := range d.m.Step(ev) {
@@ -198,6 +225,20 @@ func (d *driver) act(a pair.Action) {
 		d.vmLane.do(func() { d.endVM(a) })
 	case pair.PowerDown:
 		d.vmLane.do(d.powerDown)
+	case pair.PauseVM:
+		d.vmLane.do(func() { d.post(pair.VMPaused{Op: a.Op, Err: d.tellVM("stop the guest", VM.Stop)}) })
+	case pair.ContVM:
+		d.vmLane.do(func() { d.post(pair.VMContinued{Op: a.Op, Err: d.tellVM("continue the guest", VM.Cont)}) })
+	case pair.ResetVM:
+		d.vmLane.do(func() { d.post(pair.VMReset{Op: a.Op, Err: d.tellVM("reset the guest", VM.SystemReset)}) })
+	case pair.Forget:
+		d.forget()
+	case pair.Choose:
+		d.choose(a)
+	case pair.Fence:
+		d.fence(a)
+	case pair.Maintained:
+		d.maintain(a)
 	case pair.CheckVM:
 		d.vmLane.do(func() { d.checkVM(a) })
 	case pair.FreeVM:
@@ -239,14 +280,8 @@ func (d *driver) act(a pair.Action) {
 		}
 		d.data.SecondaryResumed(a.At)
 
-	case pair.Choose:
-		ev := pair.Chosen{Op: a.Op, Err: "no other node is ready"}
-		if len(a.Ready) > 0 {
-			ev.Peer, ev.Err = a.Ready[0], ""
-		}
-		d.post(ev)
 	case pair.Send:
-		d.send(a.Msg)
+		d.send(a)
 	case pair.Answer:
 		if ch, ok := d.asks[a.ID]; ok {
 			delete(d.asks, a.ID)
@@ -277,9 +312,10 @@ func (d *driver) moved(a pair.Moved) {
 
 // send sends a message; the speaker's session begins with its request for a
 // secondary.
-func (d *driver) send(msg pair.Message) {
+func (d *driver) send(a pair.Send) {
+	msg := a.Msg
 	if p, ok := msg.(pair.Prepare); ok {
-		s, err := freshSession(p.Session)
+		s, err := freshSession(p.Session, a.To)
 		if err != nil {
 			d.log.Error().Err(err).Msg("cannot make a session's secret")
 			return
@@ -288,20 +324,57 @@ func (d *driver) send(msg pair.Message) {
 		p.Secret = s.encoded()
 		msg = p
 	}
-	d.link.Send(d.cfg.Name, msg.Kind(), msg)
+	d.net.send(a.To, d.cfg.Name, msg.Kind(), msg)
 }
 
-// offer keeps the secret of a session that the speaker asks for. It becomes
-// the present one if the machine launches a VM for it.
-func (d *driver) offer(p pair.Prepare) {
+// maxOffers is how many requests for a secondary are kept: one a node, and
+// some to spare.
+const maxOffers = 8
+
+// offer keeps the secret of a session that a speaker asks for. It becomes the
+// present one when the machine launches a VM for it. A secondary that this
+// node has no room for is refused here, and the machine does not see it.
+func (d *driver) offer(from string, p pair.Prepare) bool {
 	secret, err := parseSecret(p.Secret)
 	if err != nil {
-		d.log.Warn().Err(err).Msg("request for a secondary without a usable secret")
-		return
+		d.log.Warn().Err(err).Str("peer", from).Msg("request for a secondary without a usable secret")
+		return false
 	}
-	if d.m.State() == pair.Standby {
-		d.setSession(newSession(p.Session, secret))
+	if d.vm.Load() == nil {
+		if no := placement.Check(d.needs(nil), d.net.own()); len(no) > 0 {
+			why := d.node + " has no room for the secondary: " + strings.Join(no, "; ")
+			d.log.Warn().Str("peer", from).Msg(why)
+			r := pair.Refused{Session: p.Session, Reason: clip(why)}
+			d.net.send(from, d.cfg.Name, r.Kind(), r)
+			return false
+		}
 	}
+	if len(d.offers) == maxOffers {
+		d.offers = d.offers[1:]
+	}
+	d.offers = append(d.offers, newSession(p.Session, from, secret))
+	return true
+}
+
+// accept makes the session that was asked for the present one.
+func (d *driver) accept(name string) *session {
+	for i, s := range d.offers {
+		if s.name == name {
+			d.offers = slices.Delete(d.offers, i, i+1)
+			d.setSession(s)
+			return s
+		}
+	}
+	return d.session(name)
+}
+
+// clip keeps a sentence within what a message may carry.
+func clip(s string) string {
+	const limit = 1000
+	if len(s) > limit {
+		return s[:limit] + "..."
+	}
+	return s
 }
 
 func (d *driver) setSession(s *session) {
@@ -326,14 +399,14 @@ func (d *driver) cutSession(a pair.CutSession) {
 	}
 }
 
-// onMessage takes a message of the other node.
-func (d *driver) onMessage(kind string, body []byte) {
+// onMessage takes a message of another node.
+func (d *driver) onMessage(from, kind string, body []byte) {
 	msg, err := pair.DecodeMessage(kind, body)
 	if err != nil {
-		d.log.Warn().Err(err).Str("peer", d.peer.Name).Msg("message of the other node refused")
+		d.log.Warn().Err(err).Str("peer", from).Msg("message of the other node refused")
 		return
 	}
-	d.post(pair.Received{From: d.peer.Name, Msg: msg})
+	d.post(pair.Received{From: from, Msg: msg})
 }
 
 // onProxy takes an event of the data path, on its thread.
@@ -361,7 +434,7 @@ func (d *driver) onProxy(ev proxy.Event) {
 }
 
 // Ask passes on an operator's wish and waits for its outcome.
-func (d *driver) Ask(ctx context.Context, op pair.Op, grace time.Duration) error {
+func (d *driver) Ask(ctx context.Context, a pair.Ask) error {
 	ch := make(chan string, 1)
 	var id uint64
 	if !d.call(func() {
@@ -369,7 +442,8 @@ func (d *driver) Ask(ctx context.Context, op pair.Op, grace time.Duration) error
 		id = d.askID
 		d.asks[id] = ch
 		d.step(pair.Tick{Now: time.Since(d.start)})
-		d.step(pair.Ask{ID: id, Op: op, Grace: grace})
+		a.ID = id
+		d.step(a)
 	}) {
 		return errors.New("colod is being stopped")
 	}
@@ -381,7 +455,7 @@ func (d *driver) Ask(ctx context.Context, op pair.Op, grace time.Duration) error
 		return nil
 	case <-ctx.Done():
 		d.call(func() { delete(d.asks, id) })
-		return fmt.Errorf("%s goes on: %w", op, ctx.Err())
+		return fmt.Errorf("%s goes on: %w", a.Op, ctx.Err())
 	case <-d.ended:
 		return errors.New("colod is being stopped")
 	}
@@ -395,8 +469,10 @@ func (d *driver) close() error {
 			d.sess.end()
 		}
 	})
+	d.cancel()
 	d.vmLane.close()
 	d.arbLane.close()
+	d.disk.close()
 	h := d.vm.Load()
 	if h != nil {
 		h.letGo()
@@ -423,9 +499,6 @@ func (d *driver) close() error {
 	}
 	return errors.Join(append(errs, d.path.Detach())...)
 }
-
-// Interfaces that the real parts fulfil.
-var _ sender = (*peer.Link)(nil)
 
 // planned tells the end that somebody wished for from every other one.
 func planned(e qmp.Event) (reason string, ok bool) {

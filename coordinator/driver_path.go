@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"colod/coordinator/pair"
@@ -14,12 +15,12 @@ import (
 
 // The functions here run on the data path's lane unless they say otherwise.
 
-func freshSession(name string) (*session, error) {
+func freshSession(name, with string) (*session, error) {
 	var secret [32]byte
 	if _, err := rand.Read(secret[:]); err != nil {
 		return nil, err
 	}
-	return newSession(name, secret), nil
+	return newSession(name, with, secret), nil
 }
 
 func (d *driver) mute(a pair.Mute) {
@@ -80,11 +81,12 @@ func (d *driver) startPrimary(s *session) error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, 2*dialTimeout)
 	defer cancel()
-	raw, err := peer.Dial(ctx, d.peer.Address, peer.ClassNet, false)
+	raw, err := d.net.dial(ctx, s.with, peer.ClassNet, false)
 	if err != nil {
 		return err
 	}
-	link, err := d.plat.Link(ctx, raw, d.id.Client(d.peer.Name), false, proxy.Hello{Pair: d.cfg.Name, Session: s.number()}, nil)
+	s.carries(raw)
+	link, err := d.plat.Link(ctx, raw, d.id.Client(s.with), false, proxy.Hello{Pair: d.cfg.Name, Session: s.number()}, nil)
 	if err != nil {
 		return err
 	}
@@ -102,13 +104,17 @@ func (d *driver) expectsLink(h proxy.Hello) error {
 	return nil
 }
 
-// acceptLink gives the data path its link, on the connection's goroutine.
-func (d *driver) acceptLink(link NetLink, number uint64) {
+// acceptLink gives the data path its link, on the connection's goroutine. The
+// link is the caller's if an error is returned.
+func (d *driver) acceptLink(link NetLink, raw net.Conn, number uint64) error {
 	s := d.sessNow.Load()
-	if s == nil || s.number() != number {
-		link.Close()
-		return
+	switch {
+	case s == nil || s.number() != number:
+		return fmt.Errorf("session %x of pair %s is over", number, d.cfg.Name)
+	case link.PeerName() != s.with:
+		return fmt.Errorf("node %q is not the other node of this session of pair %s, which is %q", link.PeerName(), d.cfg.Name, s.with)
 	}
+	s.carries(raw)
 	d.pathLane.do(func() {
 		ev := pair.Linked{Session: s.name}
 		if err := d.startSecondary(s, link); err != nil {
@@ -116,6 +122,7 @@ func (d *driver) acceptLink(link NetLink, number uint64) {
 		}
 		d.post(ev)
 	})
+	return nil
 }
 
 func (d *driver) startSecondary(s *session, link NetLink) error {

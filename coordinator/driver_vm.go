@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"colod/coordinator/pair"
@@ -22,6 +24,24 @@ type vmHandle struct {
 	id   uint64 // the machine's number for it
 	quit chan struct{}
 	done chan struct{}
+
+	colo    atomic.Bool // the guest is being copied by colod, or was
+	leaving bool        // somebody else's migration is under way; for the watcher only
+}
+
+// foreign reports whether a MIGRATION event is of a migration that somebody
+// else has begun. The first event of each is setup; that of colod's own comes
+// while the guest is being copied, and what follows from its end may come later.
+func (h *vmHandle) foreign(status string) bool {
+	if status == "setup" && !h.colo.Load() {
+		h.leaving = true
+	}
+	was := h.leaving
+	switch status {
+	case "completed", "failed", "cancelled":
+		h.leaving = false
+	}
+	return was
 }
 
 // letGo ends the watching and the connections; the VM runs on.
@@ -111,6 +131,15 @@ func (d *driver) onVM(h *vmHandle, e qmp.Event) bool {
 	case qmp.EventColoExit:
 		_, reason := e.ColoExit()
 		d.post(pair.COLOExit{VM: h.id, Reason: reason})
+	case qmp.EventReset:
+		// Also by QEMU itself, when it loads a checkpoint.
+		if reason := e.ResetReason(); strings.HasPrefix(reason, "guest-") || strings.HasPrefix(reason, "host-") {
+			d.post(pair.GuestReset{VM: h.id, Reason: reason})
+		}
+	case qmp.EventMigration:
+		if status := e.MigrationStatus(); h.foreign(status) {
+			d.post(pair.VMMigration{VM: h.id, Status: status})
+		}
 	case qmp.EventShutdown:
 		reason, ok := planned(e)
 		d.post(pair.VMShutdown{VM: h.id, Planned: ok, Reason: reason})
@@ -126,8 +155,17 @@ func (d *driver) findVM(a pair.FindVM) {
 	switch {
 	case err == nil:
 		d.log.Info().Int("pid", vm.PID()).Stringer("qemu", vm.Version()).Msg("a running VM was found and is adopted")
+		ev := pair.VMFound{Op: a.Op, Found: true}
+		switch st, err := vm.QueryStatus(ctx); {
+		case err != nil:
+			d.log.Warn().Err(err).Msg("the VM that was found does not say how it is")
+		case st.Status == "paused":
+			ev.Paused = true
+		case st.Status == "postmigrate":
+			ev.Left = true
+		}
 		d.take(vm, a.Op)
-		d.post(pair.VMFound{Op: a.Op, Found: true})
+		d.post(ev)
 		return
 	case !errors.Is(err, qmp.ErrNoVM):
 		d.log.Warn().Err(err).Msg("what is left of a VM cannot be adopted and is ended")
@@ -140,7 +178,7 @@ func (d *driver) findVM(a pair.FindVM) {
 
 // launch is called on the loop.
 func (d *driver) launch(a pair.LaunchVM) {
-	s := d.session(a.Session)
+	s := d.accept(a.Session)
 	d.vmLane.do(func() {
 		ev := pair.VMLaunched{Op: a.Op}
 		if err := d.launchVM(a, s); err != nil {
@@ -172,6 +210,7 @@ func (d *driver) launchVM(a pair.LaunchVM, s *session) error {
 	d.log.Info().Int("pid", vm.PID()).Stringer("qemu", vm.Version()).Bool("incoming", a.Incoming).
 		Dur("took_ms", time.Since(began)).Msg("VM launched")
 	if a.Incoming {
+		d.vm.Load().colo.Store(true)
 		if err := vm.PrepareSecondary(ctx, s.sock(d.dir)); err != nil {
 			kctx, kcancel := context.WithTimeout(context.Background(), killTimeout)
 			defer kcancel()
@@ -268,6 +307,7 @@ func (d *driver) freeVM(s *session, secondary bool) error {
 	if err != nil {
 		return err
 	}
+	h.colo.Store(false)
 	d.log.Debug().Dur("took_ms", time.Since(began)).Msg("VM freed from its peer")
 	if s == nil || !secondary {
 		return nil
@@ -335,7 +375,9 @@ func (d *driver) startColo(s *session) error {
 	}
 	s.setRelay(r)
 	began := time.Now()
+	h.colo.Store(true)
 	if _, err := h.StartColo(ctx, sock); err != nil {
+		h.colo.Store(false)
 		r.Cut()
 		if cause := r.Err(); cause != nil && !errors.Is(cause, relay.ErrCut) {
 			err = fmt.Errorf("%w (state relay: %w)", err, cause)
@@ -358,13 +400,14 @@ func (d *driver) dialState(ctx context.Context, s *session) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	plain := d.cfg.State.Encryption == "plain"
-	raw, err := peer.Dial(ctx, d.peer.Address, peer.ClassState, plain)
+	raw, err := d.net.dial(ctx, s.with, peer.ClassState, plain)
 	if err != nil {
 		return nil, err
 	}
+	s.carries(raw)
 	conn := raw
 	if !plain {
-		t := tls.Client(raw, d.id.Client(d.peer.Name))
+		t := tls.Client(raw, d.id.Client(s.with))
 		if err := t.HandshakeContext(ctx); err != nil {
 			raw.Close()
 			return nil, fmt.Errorf("secure the state connection: %w", err)
@@ -379,8 +422,9 @@ func (d *driver) dialState(ctx context.Context, s *session) (net.Conn, error) {
 }
 
 // acceptState joins a state connection with the VM here. It is called on the
-// connection's goroutine, with conn already secured where that is wanted.
-func (d *driver) acceptState(ctx context.Context, conn net.Conn, g *stateGreeting, plain bool) error {
+// connection's goroutine, with conn already secured where that is wanted; raw
+// is the connection beneath it, and from the node at its other end.
+func (d *driver) acceptState(ctx context.Context, conn, raw net.Conn, from string, g *stateGreeting, plain bool) error {
 	s := d.sessNow.Load()
 	if s == nil {
 		return errors.New("no session is expected")
@@ -388,6 +432,10 @@ func (d *driver) acceptState(ctx context.Context, conn net.Conn, g *stateGreetin
 	if err := s.admits(g, d.cfg.Name); err != nil {
 		return err
 	}
+	if !plain && from != s.with {
+		return fmt.Errorf("node %q is not the other node of this session of pair %s, which is %q", from, d.cfg.Name, s.with)
+	}
+	s.carries(raw)
 	if plain != (d.cfg.State.Encryption == "plain") {
 		return fmt.Errorf("the state of pair %s is to be sent with encryption %q, and came differently; set state.encryption alike on both nodes", d.cfg.Name, d.cfg.State.Encryption)
 	}

@@ -177,6 +177,7 @@ type fakeVM struct {
 	mu       sync.Mutex
 	alive    bool
 	hung     bool
+	paused   bool
 	incoming bool
 	subs     map[chan qmp.Event]bool
 	died     chan struct{}
@@ -218,6 +219,11 @@ func (p *fakePlatform) AdoptVM(_ context.Context, dir string) (VM, error) {
 		return v, nil
 	}
 	return nil, qmp.ErrNoVM
+}
+
+// Facts are those of a large host.
+func (p *fakePlatform) Facts(context.Context, string) HostFacts {
+	return HostFacts{QEMU: "7.2.0", Machines: []string{"pc"}, Models: []string{"qemu64"}, Accel: []string{"tcg"}}
 }
 
 func (p *fakePlatform) EndStale(context.Context, string) error { return nil }
@@ -412,6 +418,9 @@ func (v *fakeVM) QueryStatus(context.Context) (qmp.Status, error) {
 	if v.hung || !v.alive {
 		return qmp.Status{}, qmp.ErrNoReply
 	}
+	if v.paused {
+		return qmp.Status{Status: "paused"}, nil
+	}
 	return qmp.Status{Status: "running", Running: true}, nil
 }
 
@@ -424,6 +433,28 @@ func (v *fakeVM) SystemPowerdown(context.Context) error {
 func (v *fakeVM) powerOff() {
 	v.emit(qmp.EventShutdown, map[string]any{"guest": true, "reason": "guest-shutdown"})
 	v.die("exit status 0")
+}
+
+func (v *fakeVM) SystemReset(context.Context) error {
+	v.emit(qmp.EventReset, map[string]any{"guest": false, "reason": "host-qmp-system-reset"})
+	return nil
+}
+
+// Stop and Cont are an operator's, through colod or behind its back.
+func (v *fakeVM) Stop(context.Context) error {
+	v.mu.Lock()
+	v.paused = true
+	v.mu.Unlock()
+	v.emit(qmp.EventStop, nil)
+	return nil
+}
+
+func (v *fakeVM) Cont(context.Context) error {
+	v.mu.Lock()
+	v.paused = false
+	v.mu.Unlock()
+	v.emit(qmp.EventResume, nil)
+	return nil
 }
 
 func (v *fakeVM) TapFD(string) (*os.File, error) { return os.Open(os.DevNull) }

@@ -94,7 +94,21 @@ func (h *Host) LaunchVM(ctx context.Context, p *config.Pair, dir string, incomin
 	}
 	// It has inherited ours. Whoever may raise a priority may lower it.
 	_ = setNice(vm.PID(), 0)
+	tellMigrations(ctx, vm)
 	return hostVM{vm}, nil
+}
+
+// tellMigrations makes QEMU send MIGRATION events, by which somebody else's
+// migration is known. A VM that is just being copied refuses; it was asked
+// when it was launched.
+func tellMigrations(ctx context.Context, vm *qmp.VM) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	type capability struct {
+		Capability string `json:"capability"`
+		State      bool   `json:"state"`
+	}
+	_ = vm.Monitor().Run(ctx, "migrate-set-capabilities", map[string]any{"capabilities": []capability{{"events", true}}}, nil)
 }
 
 // hostVM gives a VM's events as a plain channel.
@@ -133,6 +147,7 @@ func (h *Host) AdoptVM(ctx context.Context, dir string) (VM, error) {
 	if err != nil {
 		return nil, err
 	}
+	tellMigrations(ctx, vm)
 	return hostVM{vm}, nil
 }
 

@@ -9,23 +9,26 @@ package coordinator
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"colod/coordinator/arbiter"
 	"colod/coordinator/config"
+	"colod/coordinator/heartbeat"
 	"colod/coordinator/pair"
 	"colod/coordinator/peer"
 	"colod/internal/certs"
-	"colod/proxy"
 )
 
 // Options of a node.
@@ -60,11 +63,22 @@ type Node struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of the node itself
 
-	links   map[string]*peer.Link // by node name
-	drivers map[string]*driver    // by pair name
-	order   []string              // of the pairs in the configuration
+	hb    *heartbeat.Service // nil: only the ctl connections tell who is there
+	facts atomic.Pointer[HostFacts]
+	audit *audit
 
-	quit     chan bool // asks Run to end, with the guests or without
+	mu      sync.RWMutex
+	others  map[string]*other         // the other nodes, by name
+	beating map[string]bool           // those whose heartbeats come
+	keys    map[string]heartbeat.Keys // of connections that are being made
+	drivers map[string]*driver        // by pair name
+	order   []string                  // of the pairs: the configuration's first
+	making  map[string]bool           // pairs whose driver is being made
+	started bool                      // links are started as they are made
+	closed  bool                      // nothing new is taken
+
+	changed  chan struct{} // a pair's state did
+	quit     chan bool     // asks Run to end, with the guests or without
 	quitOnce sync.Once
 }
 
@@ -76,7 +90,8 @@ const stopTimeout = 15 * time.Second
 func NewNode(opt Options) (*Node, error) {
 	n := &Node{
 		opt: opt, cfg: opt.Config, log: opt.Log, start: time.Now(), hub: newHub(),
-		links: map[string]*peer.Link{}, drivers: map[string]*driver{}, quit: make(chan bool, 1),
+		others: map[string]*other{}, beating: map[string]bool{}, keys: map[string]heartbeat.Keys{},
+		drivers: map[string]*driver{}, making: map[string]bool{}, changed: make(chan struct{}, 1), quit: make(chan bool, 1),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	var b [8]byte
@@ -106,7 +121,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.opt.Notify("READY=1")
 	n.log.Info().Str("node", n.cfg.Node).Str("version", n.opt.Version).Str("listen", n.listener.Addr().String()).
-		Str("api", n.cfg.API.Socket).Int("pairs", len(n.drivers)).Msg("colod runs")
+		Str("api", n.cfg.API.Socket).Int("pairs", len(n.all())).Msg("colod runs")
 	stopWatch := n.watchdog()
 	withGuests := n.opt.WithGuests
 	select {
@@ -147,6 +162,7 @@ func (n *Node) open() error {
 	if n.surface, err = openSurface(n); err != nil {
 		return err
 	}
+	n.audit = openAudit(filepath.Join(n.cfg.StateDir, "audit.log"), n.cfg.Node, n.log)
 	// The API's socket comes first: it is also the lock against a second colod.
 	if n.api, err = newAPI(n); err != nil {
 		return err
@@ -154,34 +170,59 @@ func (n *Node) open() error {
 	if err = n.surface.listen(); err != nil {
 		return err
 	}
-	if n.listener, err = peer.Listen([]string{n.cfg.Listen}, n.log); err != nil {
+	if n.listener, err = peer.Listen(n.listenAddrs(), n.log); err != nil {
 		return err
 	}
 	n.listener.Handle(peer.ClassCtl, n.handleCtl)
 	n.listener.Handle(peer.ClassNet, n.handleNet)
 	n.listener.Handle(peer.ClassState, n.handleState)
+	n.openHeartbeats()
 	for i := range n.cfg.Pairs {
-		if other := n.cfg.Pairs[i].Peer(n.cfg.Node); n.links[other.Name] == nil {
-			n.links[other.Name] = n.newLink(other)
+		for _, p := range n.cfg.Pairs[i].Nodes {
+			n.know(p)
 		}
 	}
 	for i := range n.cfg.Pairs {
-		p := &n.cfg.Pairs[i]
-		d, err := newDriver(p, n.cfg, n.opt.Platform, n.arb, n.id, n.links[p.Peer(n.cfg.Node).Name], n.boot, n.log, n.publish)
-		if err != nil {
+		if err := n.open1(&n.cfg.Pairs[i]); err != nil {
 			return err
 		}
-		n.drivers[p.Name] = d
-		n.order = append(n.order, p.Name)
 	}
-	for _, l := range n.links {
-		l.Start()
-	}
+	n.takeUpGuests()
+	n.startLinks()
 	n.listener.Serve()
 	n.api.serve()
 	n.surface.serve()
-	n.work.Go(func() { watchArbiter(n.ctx, n.arb, n.log) })
+	for _, job := range []func(){
+		func() { watchArbiter(n.ctx, n.arb, n.log) }, n.tellFacts, n.keepRegistry, n.watchCertificates, n.retireGuests,
+	} {
+		n.work.Go(job)
+	}
 	return nil
+}
+
+// open1 makes the driver of a pair.
+func (n *Node) open1(p *config.Pair) error {
+	d, err := newDriver(driverOptions{
+		Pair: p, Node: n.cfg, Platform: n.opt.Platform, Arbiter: n.arb, Identity: n.id, Network: n, Boot: n.boot,
+		Log: n.log, Publish: n.publish, Audit: n.audit, Outside: n.registry() != nil,
+	})
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.drivers[p.Name] = d
+	n.order = append(n.order, p.Name)
+	return nil
+}
+
+func (n *Node) startLinks() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.started = true
+	for _, o := range n.others {
+		o.link.Start()
+	}
 }
 
 func (n *Node) publish(e Event, routine bool) {
@@ -189,153 +230,22 @@ func (n *Node) publish(e Event, routine bool) {
 	if routine {
 		return
 	}
-	n.opt.Notify(fmt.Sprintf("STATUS=pair %s is %s: %s", e.Pair, e.State, e.Reason))
-}
-
-// each calls fn for every pair with this peer.
-func (n *Node) each(peerName string, fn func(*driver)) {
-	for _, name := range n.order {
-		if d := n.drivers[name]; d.peer.Name == peerName {
-			fn(d)
-		}
-	}
-}
-
-func (n *Node) newLink(p config.PairNode) *peer.Link {
-	return peer.NewLink(peer.LinkOptions{
-		Self: n.cfg.Node, Peer: p.Name, Addrs: p.Addresses, Boot: n.boot, Version: n.opt.Version, Identity: n.id,
-		Interval: n.cfg.Heartbeat.Interval.D(), Timeout: n.cfg.Heartbeat.Timeout.D(), Log: n.log,
-		Up: func() {
-			n.log.Info().Str("peer", p.Name).Msg("connected with the other node")
-			n.each(p.Name, func(d *driver) { d.post(pair.PeerUp{Peer: p.Name}) })
-		},
-		Down: func(reason string) {
-			n.log.Warn().Str("peer", p.Name).Msg("the other node is considered lost: " + reason)
-			n.each(p.Name, func(d *driver) { d.post(pair.PeerDown{Peer: p.Name, Reason: reason}) })
-		},
-		Message: func(name, kind string, body []byte) {
-			d := n.drivers[name]
-			if d == nil || d.peer.Name != p.Name {
-				n.log.Warn().Str("peer", p.Name).Str("pair", name).Msg("message about a pair that the two nodes do not share; compare the configurations")
-				return
-			}
-			d.onMessage(kind, body)
-		},
-	})
-}
-
-// handshakeTimeout bounds TLS and greeting of an incoming connection.
-const handshakeTimeout = 10 * time.Second
-
-func (n *Node) peers() []string {
-	var names []string
-	for name := range n.links {
-		names = append(names, name)
-	}
-	return names
-}
-
-// secure makes TLS of an accepted connection and returns the peer's name.
-func (n *Node) secure(ctx context.Context, raw net.Conn) (*tls.Conn, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
-	conn := tls.Server(raw, n.id.Server(n.peers()))
-	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.Close()
-		return nil, "", fmt.Errorf("secure the connection: %w", err)
-	}
-	name, err := certs.PeerName(conn.ConnectionState())
-	if err != nil {
-		raw.Close()
-		return nil, "", err
-	}
-	return conn, name, nil
-}
-
-func (n *Node) refused(class peer.Class, raw net.Conn, err error) {
-	n.log.Warn().Err(err).Stringer("class", class).Stringer("from", raw.RemoteAddr()).Msg("connection refused")
-}
-
-func (n *Node) handleCtl(ctx context.Context, raw net.Conn, _ bool) {
-	conn, name, err := n.secure(ctx, raw)
-	if err != nil {
-		n.refused(peer.ClassCtl, raw, err)
-		return
-	}
-	n.links[name].Accept(conn)
-}
-
-func (n *Node) handleNet(ctx context.Context, raw net.Conn, _ bool) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
-	var d *driver
-	var number uint64
-	link, err := n.opt.Platform.Link(ctx, raw, n.id.Server(n.peers()), true, proxy.Hello{}, func(h proxy.Hello) error {
-		d, number = n.drivers[h.Pair], h.Session
-		if d == nil {
-			return fmt.Errorf("pair %q is not known here", h.Pair)
-		}
-		return d.expectsLink(h)
-	})
-	if err != nil {
-		n.refused(peer.ClassNet, raw, err)
-		return
-	}
-	if link.PeerName() != d.peer.Name {
-		link.Close()
-		n.refused(peer.ClassNet, raw, fmt.Errorf("node %q is not the other node of pair %s", link.PeerName(), d.cfg.Name))
-		return
-	}
-	d.acceptLink(link, number)
-}
-
-func (n *Node) handleState(ctx context.Context, raw net.Conn, plain bool) {
-	if err := n.takeState(ctx, raw, plain); err != nil {
-		n.refused(peer.ClassState, raw, err)
-		raw.Close()
-	}
-}
-
-func (n *Node) takeState(ctx context.Context, raw net.Conn, plain bool) error {
-	conn, name := raw, ""
-	if !plain {
-		t, peerName, err := n.secure(ctx, raw)
-		if err != nil {
-			return err
-		}
-		conn, name = t, peerName
-	}
-	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return err
-	}
-	g, err := readStateGreeting(conn)
-	if err != nil {
-		return err
-	}
-	d := n.drivers[g.pair]
-	switch {
-	case d == nil:
-		err = fmt.Errorf("pair %q is not known here", g.pair)
-	case !plain && name != d.peer.Name:
-		err = fmt.Errorf("node %q is not the other node of pair %s", name, g.pair)
+	select {
+	case n.changed <- struct{}{}:
 	default:
-		err = d.acceptState(ctx, conn, g, plain)
 	}
-	if err != nil {
-		_ = writeStateAnswer(conn, err) // the connection ends anyway
-	}
-	return err
+	n.opt.Notify(fmt.Sprintf("STATUS=pair %s is %s: %s", e.Pair, e.State, e.Reason))
 }
 
 // rest brings all pairs to rest, within stopTimeout and the guests' grace.
 func (n *Node) rest(withGuests bool) {
 	var wg sync.WaitGroup
-	for _, d := range n.drivers {
+	for _, d := range n.all() {
 		wg.Go(func() {
 			if withGuests {
 				grace := d.cfg.VM.Grace.D()
 				ctx, cancel := context.WithTimeout(context.Background(), grace+stopTimeout)
-				if err := d.Ask(ctx, pair.OpStop, grace); err != nil {
+				if err := d.Ask(ctx, pair.Ask{Op: pair.OpStop, Grace: grace}); err != nil {
 					d.log.Warn().Err(err).Msg("the guest was not ended")
 				}
 				cancel()
@@ -354,6 +264,9 @@ func (n *Node) rest(withGuests bool) {
 // close ends everything that open started.
 func (n *Node) close() error {
 	n.cancel()
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
 	n.work.Wait()
 	var errs []error
 	if n.surface != nil {
@@ -362,15 +275,21 @@ func (n *Node) close() error {
 	if n.api != nil {
 		errs = append(errs, n.api.close())
 	}
-	for _, l := range n.links {
-		l.Close()
+	n.mu.RLock()
+	links := slices.Collect(maps.Values(n.others))
+	n.mu.RUnlock()
+	for _, o := range links {
+		o.link.Close()
+	}
+	if n.hb != nil {
+		errs = append(errs, n.hb.Close())
 	}
 	if n.listener != nil {
 		if err := n.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
 	}
-	for _, d := range n.drivers {
+	for _, d := range n.all() {
 		errs = append(errs, d.close())
 	}
 	if n.surface != nil {
@@ -385,8 +304,8 @@ func (n *Node) close() error {
 // Status is the node's status.
 func (n *Node) Status() NodeStatus {
 	st := NodeStatus{Node: n.cfg.Node, Version: n.opt.Version, Since: n.start, Pairs: []PairStatus{}}
-	for _, name := range n.order {
-		if p, ok := n.pairStatus(name); ok {
+	for _, d := range n.all() {
+		if p, ok := n.statusOf(d); ok {
 			st.Pairs = append(st.Pairs, p)
 		}
 	}
@@ -394,14 +313,25 @@ func (n *Node) Status() NodeStatus {
 }
 
 func (n *Node) pairStatus(name string) (PairStatus, bool) {
-	d := n.drivers[name]
+	d := n.driverOf(name)
 	if d == nil {
 		return PairStatus{}, false
 	}
+	return n.statusOf(d)
+}
+
+func (n *Node) statusOf(d *driver) (PairStatus, bool) {
 	st, ok := d.status()
-	if link := n.links[d.peer.Name]; link != nil {
-		st.Peer.RTTUS = us(link.RTT())
-		st.Peer.Version = link.PeerVersion()
+	for i := range st.Peers {
+		p := &st.Peers[i]
+		if o := n.otherNode(p.Node); o != nil {
+			p.RTTUS = us(o.link.RTT())
+			p.Version = o.link.PeerVersion()
+			p.Paths = n.paths(p.Node)
+		}
+		if p.Node == st.Peer.Node {
+			st.Peer = *p
+		}
 	}
 	return st, ok
 }
@@ -425,7 +355,7 @@ func (n *Node) watchdog() func() {
 			case <-t.C:
 			}
 			alive := true
-			for _, d := range n.drivers {
+			for _, d := range n.all() {
 				alive = alive && d.call(func() {})
 			}
 			if alive {

@@ -33,6 +33,8 @@ type Platform interface {
 	LaunchVM(ctx context.Context, p *config.Pair, dir string, incoming bool) (VM, error)
 	AdoptVM(ctx context.Context, dir string) (VM, error)
 	EndStale(ctx context.Context, dir string) error
+	// Facts are what the host can run with the QEMU binary.
+	Facts(ctx context.Context, binary string) HostFacts
 	// PrimaryRelay and SecondaryRelay carry the state; see package relay.
 	PrimaryRelay(sock string, dial func(context.Context) (net.Conn, error), opt relay.Options) (Relay, error)
 	SecondaryRelay(ctx context.Context, conn net.Conn, sock string, opt relay.Options) (Relay, error)
@@ -87,6 +89,9 @@ type VM interface {
 	LostHeartbeat(context.Context) (time.Time, error)
 	QueryStatus(context.Context) (qmp.Status, error)
 	SystemPowerdown(context.Context) error
+	SystemReset(context.Context) error
+	Stop(context.Context) error
+	Cont(context.Context) error
 	TapFD(tap string) (*os.File, error)
 	Kill(context.Context) error
 	Remove() error

@@ -21,6 +21,7 @@ import (
 // protection that follows.
 type session struct {
 	name   string
+	with   string // the other node
 	secret [32]byte
 
 	ctx    context.Context // ends with the session
@@ -29,6 +30,7 @@ type session struct {
 	mu    sync.Mutex
 	cut   bool
 	relay Relay
+	conns []net.Conn // its connections, without what secures them
 	// Of the secondary: when its VM last stopped for a checkpoint, whether it
 	// still stands still, and how many checkpoints the data path has been
 	// told the end of.
@@ -37,8 +39,8 @@ type session struct {
 	told    uint64
 }
 
-func newSession(name string, secret [32]byte) *session {
-	s := &session{name: name, secret: secret}
+func newSession(name, with string, secret [32]byte) *session {
+	s := &session{name: name, with: with, secret: secret}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -95,6 +97,33 @@ func (s *session) setRelay(r Relay) {
 	s.mu.Unlock()
 	if cut {
 		r.Cut()
+	}
+}
+
+// carries tells the session of a connection of its own.
+func (s *session) carries(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns = append(s.conns, c)
+}
+
+// leave breaks the connections whose ends fulfil over.
+func (s *session) leave(over func(local, remote net.Addr) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns {
+		if over(c.LocalAddr(), c.RemoteAddr()) {
+			hangUp(c)
+		}
+	}
+}
+
+// hangUp ends a TCP connection for whoever uses it, also over a duplicate of
+// its descriptor.
+func hangUp(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.CloseRead() // closed already: it is what is wanted
+		_ = t.CloseWrite()
 	}
 }
 

@@ -23,7 +23,7 @@ func (r *fakeRelay) Stats() relay.Stats    { return r.st }
 // TestCheckpointThatArrivedWhole: at a takeover in the middle of a checkpoint
 // the data path has to know from which state the guest goes on.
 func TestCheckpointThatArrivedWhole(t *testing.T) {
-	s, err := freshSession("s-1")
+	s, err := freshSession("s-1", "b")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestCheckpointThatArrivedWhole(t *testing.T) {
 }
 
 func TestStateGreeting(t *testing.T) {
-	s, err := freshSession("s-1")
+	s, err := freshSession("s-1", "b")
 	if err != nil {
 		t.Fatal(err)
 	}

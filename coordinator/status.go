@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"colod/compare"
+	"colod/coordinator/pair"
 	"colod/internal/frame"
 )
 
@@ -31,7 +32,12 @@ type PairStatus struct {
 	Standby    string `json:"standby"`
 	Generation uint64 `json:"generation"`
 	Mode       string `json:"mode"`
-	Peer       Peer   `json:"peer"`
+	Peer       Peer   `json:"peer"`  // the other node of the session or the record, else the first of the list
+	Peers      []Peer `json:"peers"` // all other nodes that have to do with the pair
+	// Maintenance says why what happens by itself is held; nil = it is not.
+	Maintenance *MaintenanceInfo `json:"maintenance,omitempty"`
+	// Paused says that the guest stands still by its operator's wish.
+	Paused bool `json:"paused,omitempty"`
 
 	Checkpoints Checkpoints `json:"checkpoints"`
 	Divergences Divergences `json:"divergences"`
@@ -44,12 +50,36 @@ type PairStatus struct {
 	Since  time.Time `json:"since"`  // of this state; a checkpoint does not count as a change
 }
 
-// Peer is the other node as seen from here.
+// MaintenanceInfo is a pair's maintenance mode.
+type MaintenanceInfo struct {
+	Why   string    `json:"why"`
+	Since time.Time `json:"since"`
+}
+
+// PeerPath is one path to another node, as the heartbeats see it.
+type PeerPath struct {
+	Path     int     `json:"path"` // 0 is that of the node's address
+	Local    string  `json:"local"`
+	Addr     string  `json:"addr"`
+	Up       bool    `json:"up"`
+	RTTP50US float64 `json:"rtt_p50_us"` // of the last 512, microseconds
+	RTTP99US float64 `json:"rtt_p99_us"`
+	Sent     uint64  `json:"sent"`
+	Lost     uint64  `json:"lost"`
+	HeardMS  float64 `json:"heard_ms"` // ago; below 0: never
+	Error    string  `json:"error,omitempty"`
+}
+
+// Peer is another node as seen from here.
 type Peer struct {
 	Node    string  `json:"node"`
 	Up      bool    `json:"up"`
 	RTTUS   float64 `json:"rtt_us"` // of heartbeats, microseconds
 	Version string  `json:"version,omitempty"`
+
+	State string     `json:"state,omitempty"` // of the pair there, as it said last
+	Ready bool       `json:"ready,omitempty"` // would run a secondary
+	Paths []PeerPath `json:"paths,omitempty"`
 }
 
 // Checkpoints counts the checkpoints taken here as speaker, since colod started.
@@ -128,9 +158,15 @@ type Event struct {
 	Routine    bool      `json:"routine,omitempty"` // begin or end of a checkpoint; not kept
 }
 
+// role is the present role of this node; NoRole after the driver's end.
+func (d *driver) role() (r pair.Role) {
+	d.call(func() { r = d.m.Role() })
+	return r
+}
+
 // status is the present status of the pair.
 func (d *driver) status() (PairStatus, bool) {
-	st := PairStatus{Pair: d.cfg.Name, Node: d.node, Mode: d.cfg.Mode, Peer: Peer{Node: d.peer.Name}}
+	st := PairStatus{Pair: d.cfg.Name, Node: d.node, Mode: d.cfg.Mode, Peers: []Peer{}}
 	ok := d.call(func() {
 		st.State, st.Role, st.Reason = d.m.State().String(), d.m.Role().String(), d.m.Reason()
 		rec := d.m.Record()
@@ -138,11 +174,28 @@ func (d *driver) status() (PairStatus, bool) {
 		if rec.Ended {
 			st.Speaker = ""
 		}
-		st.Peer.Up = d.m.PeerUp(d.peer.Name)
+		partner := d.m.Partner()
+		for i, name := range d.m.Peers() {
+			p := Peer{Node: name, Up: d.m.PeerUp(name)}
+			if said := d.m.PeerStatus(name); said != nil {
+				p.State, p.Ready = said.State.String(), said.Ready
+			}
+			st.Peers = append(st.Peers, p)
+			if name == partner || i == 0 && partner == "" {
+				st.Peer = p
+			}
+		}
+		if st.Peer.Node == "" {
+			st.Peer.Node = partner
+		}
+		st.Paused = d.m.Paused()
 		st.Since = d.since
 	})
 	if !ok {
 		return st, false
+	}
+	if m := d.held.Load(); m != nil {
+		st.Maintenance = &MaintenanceInfo{Why: m.Why, Since: m.Since}
 	}
 	if h := d.vm.Load(); h != nil {
 		st.VM = &VMStatus{PID: h.PID(), QEMU: h.Version().String()}

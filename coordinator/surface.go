@@ -140,7 +140,7 @@ func (s *surface) snapshot() metrics.Snapshot {
 	snap := metrics.Snapshot{Node: n.cfg.Node, Version: n.opt.Version, Since: n.start, CertExpires: n.id.Expires(), EventsLost: s.kept.Lost()}
 	seen := map[string]bool{}
 	for _, st := range n.Status().Pairs {
-		d := n.drivers[st.Pair]
+		d := n.driverOf(st.Pair)
 		if d == nil {
 			continue
 		}
@@ -184,7 +184,7 @@ func (s *surface) points(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	pts, ok := s.series.After(name, after)
 	if !ok {
-		if s.n.drivers[name] == nil {
+		if s.n.driverOf(name) == nil {
 			s.n.api.noPair(w, r)
 			return
 		}
