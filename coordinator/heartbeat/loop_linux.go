@@ -57,6 +57,7 @@ type remote struct {
 	to     []pathTo
 	send   *signer // nil before use
 	sendID uint64
+	since  time.Duration // when these paths were made
 	next   time.Duration // when to ping
 	recv   []*recvKey    // oldest first
 }
@@ -345,7 +346,7 @@ func (l *loop) take(sock int, b []byte, from unix.Sockaddr) {
 	// The time is of our own clock, which it has come back from; the numbers
 	// make sure that it comes back once.
 	rtt := now - time.Duration(p.time) - time.Duration(p.held)
-	if rtt < 0 || time.Duration(p.time) > now {
+	if rtt < 0 || time.Duration(p.time) > now || time.Duration(p.time) < r.since {
 		l.stats.Refused++
 		return
 	}
@@ -388,7 +389,7 @@ func (l *loop) addPeer(name string, addrs []netip.AddrPort) error {
 		return fmt.Errorf("more than %d nodes", maxPeers)
 	}
 	n := max(len(addrs), len(l.socks))
-	r := &remote{state: newState(name, l.t.Interval, l.t.Timeout, l.now(), n), addrs: addrs, to: make([]pathTo, n)}
+	r := &remote{state: newState(name, l.t.Interval, l.t.Timeout, l.now(), n), addrs: addrs, to: make([]pathTo, n), since: l.now()}
 	for i := range r.to {
 		t := &r.to[i]
 		t.sock, t.addr = min(i, len(l.socks)-1), addrs[min(i, len(addrs)-1)]

@@ -128,6 +128,7 @@ type process struct {
 
 	mu    sync.Mutex
 	conn  *net.UnixConn // nil while there is no process
+	pid   int
 	n     uint64
 	calls map[uint64]chan answer
 	peers map[string][]netip.AddrPort
@@ -178,7 +179,7 @@ func (p *process) launch() (*exec.Cmd, error) {
 		return nil, err
 	}
 	p.mu.Lock()
-	p.conn = conn
+	p.conn, p.pid = conn, cmd.Process.Pid
 	p.mu.Unlock()
 	return cmd, nil
 }
@@ -202,6 +203,7 @@ func (p *process) greet(conn *net.UnixConn) error {
 	}
 	p.mu.Lock()
 	p.is = *a.Info
+	p.set.Listen = a.Info.Local // a port that was chosen stays
 	p.mu.Unlock()
 	return conn.SetDeadline(time.Time{})
 }

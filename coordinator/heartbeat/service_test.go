@@ -14,8 +14,17 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("HEARTBEAT_TEST_PEER") != "" {
-		peerProcess()
+	switch os.Getenv("HEARTBEAT_TEST") {
+	case "peer":
+		peerProcess(nil)
+		return
+	case "peer with process":
+		peerProcess(inProcess())
+		return
+	case "process":
+		if err := ProcessMain(); err != nil {
+			panic(err)
+		}
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -27,14 +36,22 @@ type node struct {
 	events chan Event
 }
 
+// inProcess is the command of a process that exchanges the heartbeats.
+func inProcess() []string { return []string{"/usr/bin/env", "HEARTBEAT_TEST=process", os.Args[0]} }
+
 func newNode(t *testing.T, paths int) *node {
+	t.Helper()
+	return newNodeOf(t, paths, nil)
+}
+
+func newNodeOf(t *testing.T, paths int, command []string) *node {
 	t.Helper()
 	n := &node{events: make(chan Event, 1024)}
 	listen := make([]string, paths)
 	for i := range listen {
 		listen[i] = "127.0.0.1:0"
 	}
-	s, err := New(Options{Listen: listen, Interval: 10 * time.Millisecond, Timeout: 2 * time.Second, Events: func(e Event) { n.events <- e }})
+	s, err := New(Options{Listen: listen, Command: command, Interval: 10 * time.Millisecond, Timeout: 2 * time.Second, Events: func(e Event) { n.events <- e }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,8 +111,13 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func TestService(t *testing.T) {
-	a, b := newNode(t, 2), newNode(t, 2)
+func TestService(t *testing.T) { testService(t, nil) }
+
+// TestProcess is the same with a process of its own for each node.
+func TestProcess(t *testing.T) { testService(t, inProcess()) }
+
+func testService(t *testing.T, command []string) {
+	a, b := newNodeOf(t, 2, command), newNodeOf(t, 2, command)
 	if up, known := a.Peer("b"); up || known || a.Paths("b") != nil {
 		t.Error("a peer is there before it was added")
 	}
@@ -288,8 +310,8 @@ func TestIPv6(t *testing.T) {
 
 // peerProcess is node b in a process of its own: it says its address, reads
 // that of a and runs until its input ends.
-func peerProcess() {
-	s, err := New(Options{Listen: []string{"127.0.0.1:0"}, Interval: 10 * ms, Timeout: 2 * time.Second, Events: func(e Event) {
+func peerProcess(command []string) {
+	s, err := New(Options{Listen: []string{"127.0.0.1:0"}, Command: command, Interval: 10 * ms, Timeout: 2 * time.Second, Events: func(e Event) {
 		switch e.(type) {
 		case PeerUp:
 			os.Stdout.WriteString("up\n")
@@ -318,9 +340,15 @@ func peerProcess() {
 
 // TestSleeper: a process that was stopped finds nobody dead when it goes on,
 // while the other one saw it go. When the other one dies, it sees that.
-func TestSleeper(t *testing.T) {
+func TestSleeper(t *testing.T) { testSleeper(t, "peer") }
+
+// TestSleeperServed: heartbeats of a process of their own cease when the one that
+// they are for is stopped, and come again.
+func TestSleeperServed(t *testing.T) { testSleeper(t, "peer with process") }
+
+func testSleeper(t *testing.T, peer string) {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "HEARTBEAT_TEST_PEER=1")
+	cmd.Env = append(os.Environ(), "HEARTBEAT_TEST="+peer)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -401,4 +429,38 @@ func TestSleeper(t *testing.T) {
 		t.Errorf("it says %q after the end of a", s)
 	}
 	in.Close()
+}
+
+// TestRestart: the process is replaced when it is killed, and knows the peers.
+func TestRestart(t *testing.T) {
+	a, b := newNodeOf(t, 1, inProcess()), newNode(t, 1)
+	join(t, a, b)
+	a.await(t, PeerUp{Peer: "b"})
+	b.await(t, PeerUp{Peer: "a"})
+	for _, text := range []string{"second", "third"} {
+		p := a.backend.(*process)
+		p.mu.Lock()
+		pid := p.pid
+		p.mu.Unlock()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		a.await(t, Restarted{})
+		if p := a.Paths("b"); len(p) != 1 || p[0].Up {
+			t.Errorf("%+v", p)
+		}
+		b.await(t, PeerDown{Peer: "a"})
+		rekey(t, a, b, text)
+		a.await(t, PeerUp{Peer: "b"})
+		b.await(t, PeerUp{Peer: "a"})
+	}
+	for _, command := range [][]string{{"/nonexistent"}, {"true"}, {"sh", "-c", "echo no >&3"}} {
+		if s, err := New(Options{Listen: []string{"127.0.0.1:0"}, Command: command}); err == nil {
+			s.Close()
+			t.Errorf("%q serves", command)
+		}
+	}
+	if _, err := New(Options{Listen: []string{"192.0.2.77:7420"}, Command: inProcess()}); err == nil || !strings.Contains(err.Error(), "of this host") {
+		t.Error(err)
+	}
 }
