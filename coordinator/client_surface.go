@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"colod/coordinator/history"
+	"colod/coordinator/metrics"
 )
 
 // Select calls fn for each event that q asks for, until ctx ends, fn returns
@@ -52,6 +53,9 @@ func (q EventQuery) values() url.Values {
 	}
 	return v
 }
+
+// Point is what a pair did in one interval of the series.
+type Point = metrics.Point
 
 // Series asks what a pair did lately: the points whose ID is above after.
 func (c *Client) Series(ctx context.Context, pair string, after uint64) (*SeriesAnswer, error) {

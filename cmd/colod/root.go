@@ -127,7 +127,7 @@ does not answer.`,
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
 	root.AddCommand(
-		c.runCommand(), c.statusCommand(), c.eventsCommand(), c.protectCommand(), c.checkpointCommand(), c.failoverCommand(),
+		c.runCommand(), c.statusCommand(), c.topCommand(), c.eventsCommand(), c.protectCommand(), c.checkpointCommand(), c.failoverCommand(),
 		c.stopCommand(), c.startCommand(), c.doctorCommand(), c.configCommand(), c.certCommand(), c.tokenCommand(), c.versionCommand(),
 		lab.Command(),
 	)
