@@ -410,6 +410,9 @@ func (l *Lab) awaitGuest(ctx context.Context) error {
 	}
 }
 
+// AwaitGuest returns when the guest answers on its echo port.
+func (l *Lab) AwaitGuest(ctx context.Context) error { return l.awaitGuest(ctx) }
+
 func (l *Lab) echoOnce() error {
 	return inNetns(l.ns(Client), func() error {
 		c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", image.GuestIPv4, guest.PortEcho), 2*time.Second)

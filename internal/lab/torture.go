@@ -88,7 +88,7 @@ type torture struct {
 	start   time.Time
 	report  *TortureReport
 	session *client.Session
-	usage   *usageLog
+	usage   *UsageLog
 }
 
 // Torture makes random faults under random, checked load until the time is
@@ -158,7 +158,7 @@ func (t *torture) run(ctx context.Context) error {
 		return err
 	}
 	defer func() { t.session.Close() }()
-	t.usage = newUsageLog()
+	t.usage = NewUsageLog()
 	t.say(fmt.Sprintf("seed %d, %d nodes, %d paths, %d members of etcd, %s", t.opt.Seed, r.Nodes, r.Paths, r.Members, r.Accel))
 	for n := t.opt.From; time.Since(t.start) < t.opt.For && ctx.Err() == nil; n++ {
 		if t.opt.Steps > 0 && n >= t.opt.From+t.opt.Steps {
@@ -180,7 +180,7 @@ func (t *torture) run(ctx context.Context) error {
 				break
 			}
 		}
-		t.usage.sample(ctx, l)
+		t.usage.Sample(ctx, l)
 	}
 	t.finish(ctx)
 	if r.Witness, err = w.Report(); err != nil {
@@ -625,7 +625,7 @@ func (t *torture) judge() {
 	if r.Witness.Dropped > 0 {
 		t.say(fmt.Sprintf("the witness missed %d frames", r.Witness.Dropped))
 	}
-	r.Usage = t.usage.summary()
+	r.Usage = t.usage.Summary()
 	for node, u := range r.Usage {
 		for _, g := range u.Growth {
 			t.fail("colod of node %s grows: %s", node, g)

@@ -27,12 +27,14 @@ type usageSample struct {
 	fds, threads, goroutines, memory int
 }
 
-// usageLog collects samples, each taken while the pair is protected.
-type usageLog struct{ by map[string][]usageSample }
+// UsageLog collects what the daemons use. Samples are best taken in one state, as when the pair is protected.
+type UsageLog struct{ by map[string][]usageSample }
 
-func newUsageLog() *usageLog { return &usageLog{by: map[string][]usageSample{}} }
+// NewUsageLog returns an empty log.
+func NewUsageLog() *UsageLog { return &UsageLog{by: map[string][]usageSample{}} }
 
-func (u *usageLog) sample(ctx context.Context, l *Lab) {
+// Sample looks at the daemons of all nodes once.
+func (u *UsageLog) Sample(ctx context.Context, l *Lab) {
 	for _, node := range l.Nodes() {
 		pid, err := l.Daemon(node)
 		if err != nil {
@@ -61,7 +63,8 @@ const (
 	leakMemory  = 96 << 10 // KiB
 )
 
-func (u *usageLog) summary() map[string]Usage {
+// Summary compares early samples with late ones, by node.
+func (u *UsageLog) Summary() map[string]Usage {
 	all := map[string]Usage{}
 	for node, samples := range u.by {
 		by := map[int][]usageSample{}
