@@ -19,6 +19,7 @@ type Tap interface {
 	Notify(now int64)
 	Tick(now int64)
 	SetBudget(d time.Duration)
+	SetBuffer(on bool)
 	BeginCheckpoint(now int64)
 	EndCheckpoint(now, resume int64)
 	AbortCheckpoint(now int64)
@@ -120,6 +121,14 @@ func (t *Tapped) SetBudget(d time.Duration) {
 		t.tap.SetBudget(d)
 	}
 	t.Engine.SetBudget(d)
+}
+
+// SetBuffer is Engine.SetBuffer.
+func (t *Tapped) SetBuffer(on bool) {
+	if t.tap != nil {
+		t.tap.SetBuffer(on)
+	}
+	t.Engine.SetBuffer(on)
 }
 
 // BeginCheckpoint is Engine.BeginCheckpoint.

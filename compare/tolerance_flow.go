@@ -66,6 +66,15 @@ func (e *Engine) rulesFor(k *frame.FlowKey) *tolerance {
 	return tl
 }
 
+// SetTolerances replaces the rules, such as for a recording that is run again with others. Their counters begin at 0.
+func (e *Engine) SetTolerances(rules []Tolerance) {
+	e.cfg.Tolerances, e.tolerated = rules, nil
+	clear(e.doubts)
+	for _, fl := range e.ring {
+		fl.tol = e.rulesFor(&fl.key)
+	}
+}
+
 // Tolerances are the uses of Config.Tolerances, in their order.
 func (e *Engine) Tolerances() []ToleranceStats { return append([]ToleranceStats(nil), e.tolerated...) }
 
