@@ -27,7 +27,7 @@ func (m *Machine) choose(asked bool) {
 		return
 	}
 	m.choice.op, m.choice.asked = m.newOp(), asked
-	m.emit(Choose{Op: m.choice.op, Ready: m.readyPeers(), Last: slices.Clone(m.choice.failed)})
+	m.emit(Choose{Op: m.choice.op, Ready: m.readyPeers(), Last: append([]string(nil), m.choice.failed...)})
 }
 
 // chosen begins the synchronisation with the node that was chosen.

@@ -9,6 +9,7 @@ type claim struct {
 
 	node    string // the other one; "" = none
 	gaveUp  bool   // it is known to say nothing more
+	planned bool   // it has handed over, and keeps its VM until this one is heard
 	missing bool   // it does not answer, and may hold the guest
 	won     bool   // the record names this node alone
 	fencing uint64 // of the Fence under way; 0 = none
@@ -42,9 +43,7 @@ func (m *Machine) stepClaiming(ev Event) {
 	switch ev := ev.(type) {
 	case Swapped:
 		switch ev.Outcome {
-		case SwapWon:
-			m.claimed()
-		case SwapLost:
+		case SwapWon, SwapLost:
 			m.claimAgain()
 		default:
 			m.claim.tries++
@@ -127,6 +126,8 @@ func (m *Machine) claimed() {
 	switch {
 	case m.vm != 0 && m.ending == 0:
 		m.toPromoting(promoteSpeak, m.claim.how, m.claim.reason)
+	case m.canGiveBack():
+		m.giveBack("the VM on " + m.cfg.Self + " died")
 	case m.maint.on && !m.starting:
 		m.toHeld(m.claim.reason + "; the VM here is gone")
 	default:
@@ -136,6 +137,19 @@ func (m *Machine) claimed() {
 		}
 		m.toPromoting(promoteLaunch, Alone, reason)
 	}
+}
+
+// canGiveBack reports whether the other node still has the guest that it
+// handed over.
+func (m *Machine) canGiveBack() bool {
+	s := m.says(m.claim.node)
+	return m.claim.planned && s != nil && s.State == Switching && s.HasVM && m.vm == 0
+}
+
+// giveBack writes the node into the record that handed over: the guest was
+// not heard here.
+func (m *Machine) giveBack(why string) {
+	m.swap(arbiter.Record{Speaker: m.claim.node}, why)
 }
 
 // mustFence reports whether the other node may still be heard: it does not

@@ -103,7 +103,9 @@ func (m *Machine) decideSpeaker(have bool) {
 	case m.rec.Standby == "":
 		m.toPromoting(promoteLaunch, Alone, "the guest is started")
 	case have:
-		// colod died here in the middle of protection: the session is gone.
+		// colod died here in the middle of protection: the session is gone. If
+		// the VM stands still, that may have been for a switchover.
+		m.keepPaused, m.contAfter = false, m.vmPaused
 		m.toClaiming(claim{how: Alone}, "the guest runs here already; its protection ended with the former colod")
 	case m.hasNothing(m.rec.Standby) && !m.maint.on:
 		m.toClaiming(claim{how: Alone}, "no node holds the guest any more: it is started again")
@@ -133,6 +135,7 @@ func (m *Machine) decideFoundSecondary() {
 		if m.maint.on {
 			return
 		}
+		m.keepPaused, m.contAfter = false, m.vmPaused
 		m.toClaiming(claim{how: Alone}, m.rec.Speaker+" has no VM: the secondary found here takes over")
 		return
 	}
@@ -162,6 +165,7 @@ func (m *Machine) idleTimeout() {
 			m.set(timerPhase, m.cfg.AdoptWait)
 			return
 		}
+		m.keepPaused, m.contAfter = false, m.vmPaused
 		m.toClaiming(claim{how: Alone, missing: true}, m.rec.Speaker+" does not answer: the secondary found here takes over")
 	}
 }

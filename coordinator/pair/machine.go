@@ -124,6 +124,7 @@ type Machine struct {
 
 	plan       plan
 	maint      maintenance
+	toCheck    bool   // (secondary) the speaker wants to know whether this node reaches the arbiter
 	held       string // (secondary) why it would take over, while maintenance holds that
 	restore    bool   // protect again even without AutoProtect: it was given up for a plan that failed
 	keepPaused bool   // an operator wants the guest to stand still, whoever runs it
@@ -454,8 +455,11 @@ func (m *Machine) become(s State, r Role, reason string) {
 	}
 	from := m.state
 	m.state, m.role, m.reason = s, r, reason
-	m.timers = timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind], timerForce: m.timers[timerForce]}
-	m.unusable, m.suspect, m.held = "", "", ""
+	m.timers = timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind], timerForce: m.timers[timerForce], timerSwitch: m.timers[timerSwitch]}
+	m.unusable, m.suspect = "", ""
+	if s != Protected && s != Checkpointing {
+		m.held, m.toCheck = "", false
+	}
 	m.checking = 0
 	if m.plan.step != planChoose {
 		m.choice.op = 0

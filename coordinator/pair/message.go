@@ -74,8 +74,10 @@ type (
 		Reason     string `json:"reason"`
 	}
 	// HandOver asks the secondary to take over, as planned: the sender's
-	// guest stands still, or is ended, and says nothing more.
+	// guest stands still, or is ended, and says nothing more. With Check it
+	// only asks whether the secondary could: it answers Prepared or Refused.
 	HandOver struct {
+		Check      bool   `json:"check,omitempty"`
 		Session    string `json:"session"`
 		Generation uint64 `json:"generation"`
 		Reason     string `json:"reason"`

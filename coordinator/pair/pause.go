@@ -104,7 +104,7 @@ func (m *Machine) resumed() {
 }
 
 // Paused reports whether the guest here stands still because somebody stopped it.
-func (m *Machine) Paused() bool { return m.vmPaused && m.state != Switching }
+func (m *Machine) Paused() bool { return m.vm != 0 && m.vmPaused && m.state != Switching }
 
 func (m *Machine) askReboot(a Ask) string {
 	switch {

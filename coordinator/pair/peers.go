@@ -94,6 +94,9 @@ func (m *Machine) received(ev Received) bool {
 			m.dispatch(restarted{ev.From})
 		}
 		m.catchUp()
+		if m.state == Syncing && m.role == Secondary && ev.From == m.with && msg.Session != m.session && msg.State != Claiming {
+			m.secondaryAlone(m.with + " has ended the session")
+		}
 	case Request:
 		// Another node's operator: as if asked here, with nobody to answer.
 		m.dispatch(Ask{

@@ -15,6 +15,7 @@ const (
 	planLetGo           // the record is being written without the present secondary
 	planFree            // the VM is being freed from the present secondary
 	planSync            // the target is becoming the secondary
+	planCheck           // whether both nodes reach the arbiter is being looked at
 	planCover           // the checkpoint right before the exchange
 	planPause           // the VM is being stopped
 	planGive            // the secondary has been asked to take over
@@ -27,6 +28,8 @@ type plan struct {
 	target  string // the node that gets a role
 	role    Role   // the role that it gets
 	pausing uint64 // of the PauseVM awaited
+	read    bool   // (planCheck) this node has read the record
+	agreed  bool   // (planCheck) so has the other one
 }
 
 // reasonSwitch is the reason of the checkpoint before an exchange of roles.
@@ -49,9 +52,37 @@ func (m *Machine) planSwitch(a Ask, target string) string {
 		return why
 	}
 	m.await(a)
-	m.plan = plan{step: planCover, op: a.Op, target: target, role: Speaker}
-	m.request(reasonSwitch)
+	m.plan = plan{op: a.Op, target: target, role: Speaker}
+	m.planCheck()
 	return ""
+}
+
+// planCheck sees to it that both nodes reach the arbiter before the guest
+// stands still: it would stand still on both until one of them does.
+func (m *Machine) planCheck() {
+	m.plan.step, m.plan.read, m.plan.agreed = planCheck, false, false
+	m.readAnew()
+	m.send(m.with, HandOver{Session: m.session, Generation: m.rec.Generation, Check: true})
+	m.set(timerSwitch, m.cfg.SwitchWait)
+}
+
+// planAgreed goes on once both have read the record.
+func (m *Machine) planAgreed() {
+	if m.plan.step == planCheck && m.plan.read && m.plan.agreed {
+		m.plan.step = planCover
+		m.clear(timerSwitch)
+		m.request(reasonSwitch)
+	}
+}
+
+// planTimeout: a step of an exchange was not done in time.
+func (m *Machine) planTimeout() {
+	switch m.plan.step {
+	case planCheck:
+		m.planFailed("the arbiter cannot be read from both nodes in " + m.cfg.SwitchWait.String() + ", and without it nobody may speak")
+	case planPause:
+		m.planGoOn("the guest could not be stopped in " + m.cfg.SwitchWait.String())
+	}
 }
 
 // cannotPlan is why a planned change of roles cannot begin now, or "".
@@ -182,8 +213,7 @@ func (m *Machine) planProtected() {
 	switch {
 	case m.plan.step != planSync:
 	case m.plan.role == Speaker:
-		m.plan.step = planCover
-		m.pending.add(reasonSwitch)
+		m.planCheck()
 	default:
 		m.planDone()
 	}
@@ -217,9 +247,7 @@ func (m *Machine) planPaused(ev VMPaused) {
 
 // planGoOn gives the exchange up while the pair is whole; the guest goes on.
 func (m *Machine) planGoOn(why string) {
-	m.plan.pausing = 0
 	m.planFailed(why)
-	m.clear(timerSwitch)
 	m.cont()
 }
 
@@ -227,6 +255,7 @@ func (m *Machine) planGoOn(why string) {
 func (m *Machine) planDone() {
 	op := m.plan.op
 	m.plan = plan{}
+	m.clear(timerSwitch)
 	m.answer(op, "")
 }
 
@@ -242,6 +271,7 @@ func (m *Machine) planFailed(why string) {
 		m.choice.op = 0
 	}
 	m.plan = plan{}
+	m.clear(timerSwitch)
 	m.warn(string(op) + ": " + why)
 	m.answer(op, why)
 }
@@ -252,7 +282,7 @@ func (m *Machine) planMoved(s State) {
 	switch m.plan.step {
 	case planNone:
 		return
-	case planChoose, planLetGo, planCover, planPause:
+	case planChoose, planLetGo, planCheck, planCover, planPause:
 		within = []State{Protected, Checkpointing}
 		if m.plan.step == planChoose {
 			within = append(within, Solo)
@@ -278,19 +308,21 @@ func (m *Machine) planMoved(s State) {
 }
 
 // stepSwitching: the other node has been asked to take over. Its swap of the
-// record decides; if it does not come, this node takes the guest back.
+// record decides; if it does not come, this node takes the guest back. Even
+// when the record names the other node the VM here is kept until that one is
+// heard: if its VM dies before, it gives the record back.
 func (m *Machine) stepSwitching(ev Event) {
 	switch ev := ev.(type) {
 	case RecordRead:
-		switch {
-		case ev.Err != "":
-		case m.rec.Ended:
-			m.toStopped(m.rec.Reason, stopEnd)
-		case m.rec.Speaker != m.cfg.Self:
-			m.toFenced(m.rec.Speaker + " speaks")
+		if ev.Err == "" {
+			m.switchRecord()
 		}
 	case Received:
 		switch msg := ev.Msg.(type) {
+		case Status:
+			if m.rec.Speaker == ev.From && msg.Role == Speaker && msg.State != Promoting && msg.State != Claiming && msg.Generation >= m.rec.Generation {
+				m.toFenced(ev.From + " speaks")
+			}
 		case PeerVMDied:
 			if msg.Session == m.session {
 				m.takeBack("the VM on " + m.with + " ended: " + msg.Reason)
@@ -323,9 +355,31 @@ func (m *Machine) stepSwitching(ev Event) {
 	}
 }
 
+// switchRecord looks at the record while the other node is to take over.
+func (m *Machine) switchRecord() {
+	switch {
+	case m.rec.Ended:
+		m.toStopped(m.rec.Reason, stopEnd)
+	case m.rec.Speaker == m.cfg.Self && m.rec.Standby == "":
+		m.contAfter = true
+		reason := m.with + " gave the guest back: " + m.rec.Reason
+		m.cut()
+		m.toPromoting(promoteFree, Released, reason)
+	case m.rec.Speaker == m.cfg.Self:
+	case m.rec.Speaker != m.with || !m.up(m.with):
+		m.toFenced(m.rec.Speaker + " speaks")
+	default:
+		m.reason = m.with + " has the record and is about to speak"
+	}
+}
+
 // takeBack claims the record for this node, whose VM stands still, and lets
 // it go on. If the other node has won the record meanwhile, this one loses it.
 func (m *Machine) takeBack(reason string) {
+	if m.rec.Speaker != m.cfg.Self {
+		m.toFenced(m.rec.Speaker + " has the record; " + reason)
+		return
+	}
 	m.contAfter = true
 	m.triedLast(m.with)
 	m.toClaiming(claim{how: Released}, reason+": the guest goes on here")

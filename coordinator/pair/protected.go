@@ -27,6 +27,15 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 		m.peerUnusable("QEMU ended COLO: " + ev.Reason)
 	case Received:
 		switch msg := ev.Msg.(type) {
+		case Prepared:
+			if msg.Session == m.session {
+				m.plan.agreed = true
+				m.planAgreed()
+			}
+		case Refused:
+			if msg.Session == m.session && m.plan.step == planCheck {
+				m.planFailed(m.with + " refused to take over: " + msg.Reason)
+			}
 		case PeerVMDied:
 			if msg.Session == m.session {
 				m.toClaiming(claim{how: Released, gaveUp: true}, "the VM on "+m.with+" ended: "+msg.Reason)
@@ -51,8 +60,15 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 		}
 		m.protectedRecord()
 	case RecordRead:
-		if m.plan.step != planLetGo {
+		switch {
+		case m.plan.step == planLetGo:
+			// What it says may be of before or after the swap under way.
+		case ev.Err == "":
 			m.protectedRecord()
+			m.plan.read = true
+			m.planAgreed()
+		case m.plan.step == planCheck:
+			m.planFailed("the arbiter cannot be read, and without it nobody may speak: " + ev.Err)
 		}
 	case Quit:
 		m.toClaiming(claim{how: Released}, "colod is being stopped: the guest goes on alone")
@@ -65,9 +81,7 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 		case ev.t == timerGrace:
 			m.graceOver()
 		case ev.t == timerSwitch:
-			if m.plan.step == planPause {
-				m.planGoOn("the guest could not be stopped in " + m.cfg.SwitchWait.String())
-			}
+			m.planTimeout()
 		case m.state == Checkpointing && m.unusable == "":
 			m.checkpointEvent(ev)
 		}
@@ -163,8 +177,14 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 				m.takeOver(claim{how: TakeOver, gaveUp: true}, m.with+": "+msg.Reason)
 			}
 		case HandOver:
-			if msg.Session == m.session {
-				m.toClaiming(claim{how: TakeOver, gaveUp: true}, m.with+" hands over: "+msg.Reason)
+			switch {
+			case msg.Session != m.session:
+				m.refuse(m.with, msg.Session, "another session is under way")
+			case msg.Check:
+				m.toCheck = true
+				m.readAnew()
+			default:
+				m.toClaiming(claim{how: TakeOver, gaveUp: true, planned: true}, m.with+" hands over: "+msg.Reason)
 			}
 		case Status:
 			m.keepPaused = msg.Paused
@@ -180,10 +200,17 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 	case RecordRead:
 		switch {
 		case ev.Err != "":
+			if m.toCheck {
+				m.toCheck = false
+				m.refuse(m.with, m.session, m.cfg.Self+" cannot read the record: "+ev.Err)
+			}
 		case m.rec.Ended:
 			m.toStopped(m.rec.Reason, stopEnd)
 		case m.rec.Speaker != m.with || m.rec.Standby != m.cfg.Self:
 			m.toFenced("the record no longer names this node: " + m.rec.String())
+		case m.toCheck:
+			m.toCheck = false
+			m.send(m.with, Prepared{Session: m.session})
 		}
 	case VMDied:
 		m.send(m.with, PeerVMDied{Session: m.session, Generation: m.rec.Generation, Reason: clip(ev.Reason)})

@@ -28,25 +28,28 @@ import (
 //	away NODE, back NODE  the arbiter cannot, can be reached from the node
 //	cut, heal             the nodes cannot, can talk
 //	lose NODE [OTHER]     heartbeats of the other node, or of all others, are missed at NODE
-//	vm NODE found|none    whether a VM is found there at the next start
+//	vm NODE found|none|paused|left  whether a VM is found there at the next start, and how
 //	record                show the record
+//	paused                show where the guest stands still
+//	held                  show what maintenance holds back
 //	state                 show both nodes
 //
 // Shown are the actions (->) and what comes from the other node (<-).
 // Checkpoint numbers and sessions are the machine's; reads of the record by
 // poll are not shown.
 type storyNode struct {
-	name  string
-	cfg   Config
-	m     *Machine
-	boots uint64
-	found bool
-	todo  []Action
-	hold  map[string]bool
-	fail  map[string]string
-	vm    uint64
-	away  bool // the arbiter cannot be reached from it
-	maint *Maintained
+	name         string
+	cfg          Config
+	m            *Machine
+	boots        uint64
+	found        bool
+	paused, left bool // as found
+	todo         []Action
+	hold         map[string]bool
+	fail         map[string]string
+	vm           uint64
+	away         bool // the arbiter cannot be reached from it
+	maint        *Maintained
 }
 
 type story struct {
@@ -201,7 +204,7 @@ func (s *story) answer(n *storyNode, a Action) {
 		if n.found {
 			n.vm = a.Op
 		}
-		s.step(n, VMFound{Op: a.Op, Found: n.found})
+		s.step(n, VMFound{Op: a.Op, Found: n.found, Paused: n.paused, Left: n.left})
 	case LaunchVM:
 		if err == "" {
 			n.vm, n.found = a.Op, true
@@ -366,7 +369,21 @@ func (s *story) line(text string) {
 			}
 		}
 	case "vm":
-		s.node(f[1]).found = f[2] == "found"
+		n := s.node(f[1])
+		n.found, n.paused, n.left = f[2] != "none", f[2] == "paused", f[2] == "left"
+	case "paused":
+		for _, name := range s.names {
+			if m := s.nodes[name].m; m != nil {
+				fmt.Fprintf(&s.out, "%s: paused %v\n", name, m.Paused())
+			}
+		}
+	case "held":
+		for _, name := range s.names {
+			if m := s.nodes[name].m; m != nil {
+				on, why := m.Maintenance()
+				fmt.Fprintf(&s.out, "%s: maintenance %v %q, held %q\n", name, on, why, m.Held())
+			}
+		}
 	case "record":
 		fmt.Fprintf(&s.out, "%s\n", s.rec)
 	case "state":

@@ -140,6 +140,7 @@ var Transitions = []Transition{
 	{Stopped, Claiming, "an operator starts the guest here, and the record still names a standby"},
 
 	{Switching, Fenced, "the other node has taken over"},
+	{Switching, Promoting, "the other node's VM died before it was heard, and it gave the record back"},
 	{Switching, Claiming, "the other node cannot take over, or is lost: the guest goes on here"},
 	{Switching, Idle, "the VM here died: the other node takes over"},
 	{Switching, Stopped, "the guest was ended on purpose"},
