@@ -351,6 +351,8 @@ func (p *Proxy) announce() {
 		return
 	}
 	mac := p.opt.MAC
+	// Whether or not it is known what addresses the guest has: it may have been silent.
+	p.upTX.add(nil, frame.ReverseARP(mac), nil)
 	for ip := range p.addrs.v4 {
 		p.upTX.add(nil, frame.GratuitousARP(mac, ip), nil)
 		p.upTX.add(nil, frame.GratuitousARPReply(mac, ip), nil)

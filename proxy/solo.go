@@ -21,6 +21,12 @@ func (p *Proxy) Solo(ctx context.Context) error {
 			}
 			p.role = roleSolo
 			err := p.carry()
+			if err == nil {
+				err = p.openUplinkTX()
+			}
+			if err == nil {
+				p.announce() // a guest that was not heard here before may say nothing by itself
+			}
 			if err == nil && p.front.Len() == 0 {
 				err = p.toKernel()
 			}

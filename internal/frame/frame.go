@@ -41,6 +41,7 @@ const (
 const (
 	EtherIPv4 = 0x0800
 	EtherARP  = 0x0806
+	EtherRARP = 0x8035
 	EtherVLAN = 0x8100
 	EtherQinQ = 0x88a8
 	EtherQOld = 0x9100

@@ -137,6 +137,16 @@ func arpFrame(mac []byte, ip [4]byte, op byte) []byte {
 	return b
 }
 
+// ReverseARP is a broadcast reverse ARP request (RFC 903) of mac for its own address, behind an empty virtio-net header.
+// It tells switches where mac is without naming an IP address. mac has 6 bytes.
+func ReverseARP(mac []byte) []byte {
+	b := arpFrame(mac, [4]byte{}, 3)
+	e := b[VnetLen:]
+	binary.BigEndian.PutUint16(e[12:], EtherRARP)
+	copy(e[etherLen+18:etherLen+24], mac)
+	return b
+}
+
 // UnsolicitedNA is the neighbour advertisement (RFC 4861 section 7.2.6) that ip is at mac, to all nodes,
 // with the override flag, behind an empty virtio-net header. mac has 6 bytes.
 func UnsolicitedNA(mac []byte, ip [16]byte) []byte {

@@ -2,6 +2,7 @@ package frame_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"net/netip"
 	"testing"
 
@@ -211,5 +212,15 @@ func TestNum(t *testing.T) {
 	}
 	if top.Min(0) != top || top.Max(0) != 0 || !top.AtMost(top) || !top.AtLeast(top) {
 		t.Error("Min or Max around zero is wrong")
+	}
+}
+
+// TestReverseARP: the frame that moves a MAC address in switches.
+func TestReverseARP(t *testing.T) {
+	mac := []byte{0x52, 0x54, 0, 1, 2, 3}
+	b := frame.ReverseARP(mac)
+	want := "ffffffffffff525400010203803500010800060400035254000102030000000052540001020300000000"
+	if got := hex.EncodeToString(b[frame.VnetLen:]); got[:len(want)] != want || len(b) != frame.VnetLen+60 {
+		t.Errorf("%s, want %s and padding up to 60 bytes", got, want)
 	}
 }
