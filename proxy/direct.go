@@ -159,6 +159,9 @@ func (l *Link) directFlush() error {
 	return nil
 }
 
+// Rewritten is the number of connections that lived through a takeover.
+func (d *Direct) Rewritten() int { return d.front.Len() }
+
 // Armed says that the path is a primary's whose output is compared.
 func (d *Direct) Armed() bool { return d.pri != nil && d.pri.armed }
 

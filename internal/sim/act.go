@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"colod/coordinator/pair"
+	"colod/internal/frame"
 	"colod/proxy"
 )
 
@@ -270,7 +271,16 @@ func (v *vm) boot() {
 	w := v.n.w
 	v.g = guest{incarnation: w.incarnation, tsBase: uint32(w.rng.Uint64()), tsAt: w.now}
 	v.loaded = true
+	for d := 200 * ms; d < 4*sec; d *= 2 { // it makes itself known, as guests do
+		v.n.kernel(d, func() {
+			if v.running() {
+				v.n.fromGuest(w.mem.copy(hello))
+			}
+		})
+	}
 }
+
+var hello = frame.GratuitousARP([]byte("\x52\x54\x00\x00\x00\x0a"), [4]byte{192, 0, 2, guestHost})
 
 // reset restarts the guest within its VM: its connections are gone once the other guest follows.
 func (v *vm) reset() {
@@ -331,6 +341,11 @@ func (n *node) speak(a pair.Speak) {
 			if w.chance(30) {
 				reply(errSim)
 				return
+			}
+			if v := n.vm; v != nil && v.torn {
+				v.torn = false
+				w.stats.torn++
+				w.guestLost()
 			}
 			n.emitting = n.px.RoleName() == "secondary"
 			n.speaking = true
@@ -553,7 +568,7 @@ func (n *node) powerOff() {
 func (w *world) guestLost() {
 	for _, c := range w.clients {
 		f := c.flow
-		if f == nil || !f.issSet {
+		if f == nil {
 			continue
 		}
 		f.lost = true

@@ -11,6 +11,7 @@ func (w *world) fault() {
 	n := w.nodes[w.rnd(len(w.nodes))]
 	o := w.nodes[(n.i+1+w.rnd(len(w.nodes)-1))%len(w.nodes)]
 	later := w.between(5*ms, 4*sec)
+	w.mendedAt = max(w.mendedAt, w.now+later)
 	if w.rnd(2) == 0 { // in the middle of a checkpoint
 		for _, x := range w.nodes {
 			if x.up && !x.paused && !x.asleep {
@@ -150,6 +151,7 @@ func (w *world) fault() {
 		say("colod of %s is stopped in order", n.name)
 		if n.up && !n.exited && !n.paused && !n.asleep {
 			n.step(pair.Quit{})
+			w.mendedAt = max(w.mendedAt, w.now+later+3*sec)
 			w.after(later+3*sec, func() {
 				n.die()
 				n.start()

@@ -210,12 +210,20 @@ func (n *node) die() {
 	if w.tracing {
 		w.logf("%s: colod dies", n.name)
 	}
+	n.tear()
 	n.up = false
 	n.run++
 	if v := n.vm; v != nil {
 		v.breakColo()
 	}
 	n.leave()
+}
+
+// tear notes that connections which are rewritten, or would be after a takeover, end with this run of colod.
+func (n *node) tear() {
+	if v := n.vm; v != nil && v.alive && (n.role() == "secondary" || n.px.Rewritten() > 0) {
+		v.torn = true
+	}
 }
 
 // leave ends what the process held.

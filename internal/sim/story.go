@@ -134,7 +134,7 @@ func (w *world) whole() bool {
 // peace ends all faults. What they have ended is started again, and within bounded time all is well.
 func (w *world) peace() {
 	w.faults = false
-	w.run(w.now+8*sec, nil) // what mends itself does
+	w.run(max(w.now, w.mendedAt)+100*ms, nil)
 	if w.failed != nil {
 		return
 	}
@@ -181,7 +181,7 @@ func (w *world) peace() {
 		w.fail("progress", "not protected again three minutes after the last fault: %s", w.states())
 		return
 	}
-	if w.plan.single && w.stats.lost > 0 && !w.endedOnPurpose {
+	if w.plan.single && w.stats.lost+w.stats.torn > 0 && !w.endedOnPurpose {
 		w.fail("guest lost", "one fault was enough to lose the guest")
 		return
 	}

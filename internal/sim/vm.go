@@ -25,6 +25,7 @@ type vm struct {
 	broken  bool // its COLO stream is cut
 	ckpt    *ckpt
 	loads   uint64 // checkpoints that it has taken
+	torn    bool   // what joined its connections to the clients died with a run of colod
 }
 
 // ckpt is a checkpoint under way between two VMs.
@@ -140,7 +141,7 @@ func (v *vm) take(g *guest) {
 	v.g = *g
 	v.g.tsBase += uint32((v.n.w.now - g.tsAt) / ms)
 	v.g.tsAt = v.n.w.now
-	v.loaded = true
+	v.loaded, v.torn = true, false
 	v.timerAt = 0
 }
 

@@ -38,8 +38,8 @@ type Result struct {
 
 // Stats count over one story, or many.
 type Stats struct {
-	Steps, Events, Frames, Answers, Flows, Divergences, Checkpoints, Takeovers, Lost, PAWS uint64
-	Faults                                                                                 uint64
+	Steps, Events, Frames, Answers, Flows, Divergences, Checkpoints, Takeovers, Lost, Torn, PAWS uint64
+	Faults                                                                                       uint64
 }
 
 // Add adds b.
@@ -53,12 +53,13 @@ func (s *Stats) Add(b *Stats) {
 	s.Checkpoints += b.Checkpoints
 	s.Takeovers += b.Takeovers
 	s.Lost += b.Lost
+	s.Torn += b.Torn
 	s.PAWS += b.PAWS
 	s.Faults += b.Faults
 }
 
 type counters struct {
-	steps, events, released, answers, flows, divergences, checkpoints, takeovers, lost, paws uint64
+	steps, events, released, answers, flows, divergences, checkpoints, takeovers, lost, torn, paws uint64
 }
 
 // world is all that there is in one story.
@@ -89,7 +90,8 @@ type world struct {
 	trace            []string
 	stats            counters
 	nfaults          int
-	endedOnPurpose   bool // somebody ended or reset the guest
+	mendedAt         int64 // when the last fault mends itself
+	endedOnPurpose   bool  // somebody ended or reset the guest
 	failed           *failure
 	moves            map[[2]uint8]int
 }
@@ -177,7 +179,7 @@ func (r *Runner) Run(seed uint64, opt Options) Result {
 	}
 	c := &w.stats
 	res.Stats = Stats{Steps: c.steps, Events: c.events, Frames: c.released, Answers: c.answers, Flows: c.flows, Divergences: c.divergences,
-		Checkpoints: c.checkpoints, Takeovers: c.takeovers, Lost: c.lost, PAWS: c.paws, Faults: uint64(w.nfaults)}
+		Checkpoints: c.checkpoints, Takeovers: c.takeovers, Lost: c.lost, Torn: c.torn, PAWS: c.paws, Faults: uint64(w.nfaults)}
 	return res
 }
 
