@@ -27,6 +27,9 @@ func (p *Proxy) readLink() bool {
 			return true
 		}
 	}
+	if p.sec != nil && p.tapTX != nil {
+		p.tapTX.flush(p) // the frames lie in the link's buffer, which the next call uses again
+	}
 	if p.link != nil && err != nil {
 		p.loseLink(err)
 		return true

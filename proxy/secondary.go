@@ -213,7 +213,7 @@ func (s *secondary) deliver(p *Proxy, buf []byte) {
 	s.inject(p, key, &pd, buf)
 }
 
-// inject rewrites buf in place and puts it into the tap.
+// inject rewrites buf in place and queues it for the tap: it must stay as it is until tapTX is flushed.
 func (s *secondary) inject(p *Proxy, key frame.FlowKey, pd *frame.Parsed, buf []byte) {
 	if pd.Kind == frame.KindTCP {
 		if seqOff, tsOff, ok := s.desc.Translate(key); ok && (seqOff|tsOff) != 0 {
@@ -222,7 +222,6 @@ func (s *secondary) inject(p *Proxy, key frame.FlowKey, pd *frame.Parsed, buf []
 	}
 	p.stats.Injected++
 	p.tapTX.add(nil, buf, nil)
-	p.tapTX.flush(p)
 }
 
 // replay gives the guest again what it may not have.
@@ -236,6 +235,7 @@ func (s *secondary) replay(p *Proxy) {
 		copy(f.Buf, buf) // the log keeps the client's space
 		frame.Parse(f.Buf, &pd)
 		s.inject(p, pd.Key(false), &pd, f.Buf)
+		p.tapTX.flush(p)
 		p.stats.Replayed++
 		p.pool.put(f)
 	})
@@ -273,6 +273,7 @@ func (s *secondary) releaseInput(p *Proxy, since int64) {
 		}
 		s.deliver(p, h.buf)
 	}
+	p.tapTX.flush(p)
 }
 
 // resumed: our guest has loaded the checkpoint and runs as a copy of the primary's.
@@ -385,6 +386,7 @@ func (p *Proxy) promote() error {
 		for _, h := range held {
 			s.deliver(p, h.buf)
 		}
+		p.tapTX.flush(p)
 	}
 	unreleased, flows := s.desc.Promote(p.nowMono)
 	p.front = front.New()

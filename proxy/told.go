@@ -73,6 +73,7 @@ func (s *secondary) owe(p *Proxy) {
 		s.inject(p, pd.Key(false), &pd, buf)
 		p.stats.Replayed++
 	})
+	p.tapTX.flush(p)
 	if s.log.Owed() > 0 {
 		p.owed = &owed{s.log}
 	}
@@ -104,6 +105,7 @@ func (p *Proxy) giveAgain() {
 			copy(f.Buf, buf) // the log keeps the client's space
 			frame.Parse(f.Buf, &pd)
 			s.inject(p, pd.Key(false), &pd, f.Buf)
+			p.tapTX.flush(p)
 			p.stats.Replayed++
 			p.pool.put(f)
 		})
