@@ -48,6 +48,7 @@ type simVM struct {
 	frozen  bool
 	id      uint64
 	ckpt    bool
+	still   bool // stopped at its monitor
 }
 
 type simPathMode int
@@ -83,6 +84,7 @@ type simNode struct {
 	tickAt  time.Duration
 	exited  bool
 	held    []Event // came while paused
+	maint   *Maintained
 }
 
 type simWorld struct {
@@ -98,6 +100,7 @@ type simWorld struct {
 	conn    int
 	lineage int
 	faults  bool // operations may fail
+	fencing int  // none, wanted, required
 	log     []string
 	steps   int
 	moves   map[Transition]int
@@ -148,11 +151,15 @@ func (n *simNode) start() {
 	n.tickAt, n.held = 0, nil
 	n.m = New(Config{
 		Pair: "g", Self: n.name, Peers: []string{n.other().name}, First: n.i == 0, AutoProtect: true, Strict: true,
+		Fencing: n.w.fencing > 0, FencingRequired: n.w.fencing > 1, SwitchWait: 2 * time.Second,
 		IdleInterval: 2 * time.Second, CheckpointTimeout: 3 * time.Second, StepTimeout: 5 * time.Second,
 		SyncTimeout: 20 * time.Second, TakeoverWait: 5 * time.Second, MaxRestarts: 1000, RetryMax: 4 * time.Second,
 	})
 	n.w.logf("%s starts", n.name)
 	n.step(Start{Boot: uint64(n.i)<<32 | n.boots})
+	if n.maint != nil {
+		n.step(Ask{Op: OpMaintenance, On: n.maint.On, Why: n.maint.Why, Rev: n.maint.Rev})
+	}
 	n.beat(n.run)
 }
 
@@ -337,7 +344,7 @@ func (n *simNode) act(a Action) {
 			if found {
 				n.vm.id = a.Op
 			}
-			return VMFound{Op: a.Op, Found: found}
+			return VMFound{Op: a.Op, Found: found, Paused: found && n.vm.still}
 		})
 	case LaunchVM:
 		if a.Incoming {
@@ -383,6 +390,9 @@ func (n *simNode) act(a Action) {
 		n.lane(&n.laneVM, 5*m, 60*m, func() Event {
 			bad := n.vm == nil || !n.vm.alive || n.vm.frozen || !n.vm.copied
 			if !bad {
+				if n.vm.colo != nil {
+					n.vm.still = false
+				}
 				n.breakColo()
 			}
 			return VMFreed{Op: a.Op, Err: errIf(bad)}
@@ -462,6 +472,57 @@ func (n *simNode) act(a Action) {
 	case SecondaryStopped, SecondaryResumed:
 	case Send:
 		n.send(a.Msg)
+	case PauseVM, ContVM:
+		_, stop := a.(PauseVM)
+		var op uint64
+		if p, ok := a.(PauseVM); ok {
+			op = p.Op
+		} else {
+			op = a.(ContVM).Op
+		}
+		n.lane(&n.laneVM, 100*u, 2*m, func() Event {
+			v := n.vm
+			bad := v == nil || !v.alive || v.frozen
+			done := !bad && v.still != stop
+			if done {
+				v.still = stop
+			}
+			if w.chance(20) {
+				bad = true // it was done, but nobody knows
+			}
+			ev, res := Event(VMResumed{}), Event(VMContinued{Op: op, Err: errIf(bad)})
+			if done {
+				ev = VMResumed{VM: v.id}
+			}
+			if stop {
+				res = VMPaused{Op: op, Err: errIf(bad)}
+				if done {
+					ev = VMStopped{VM: v.id}
+				}
+			}
+			if done {
+				n.result(w.delay(0, m), ev)
+			}
+			return res
+		})
+	case ResetVM:
+		n.lane(&n.laneVM, 100*u, 2*m, func() Event {
+			v := n.vm
+			if v == nil || !v.alive || v.frozen {
+				return VMReset{Op: a.Op, Err: "no VM"}
+			}
+			n.result(w.delay(0, m), GuestReset{VM: v.id, Reason: "host-qmp-system-reset"})
+			return VMReset{Op: a.Op}
+		})
+	case Forget:
+		if !w.rec.Ended {
+			w.fail("a guest that was not ended is forgotten")
+		}
+	case Maintained:
+		n.maint = &a
+	case Fence:
+		bad := w.chance(3)
+		n.result(w.delay(100*m, 2*time.Second), FencedNode{Op: a.Op, Err: errIf(bad)})
 	case Choose:
 		n.result(w.delay(0, m), Chosen{Op: a.Op, Peer: a.Ready[0]})
 	case Answer:
@@ -524,6 +585,7 @@ func (n *simNode) trigger() {
 				}
 				return
 			}
+			v.still, s.still = false, false
 			o.result(0, VMResumed{VM: s.id})
 			n.result(w.delay(0, time.Millisecond), VMResumed{VM: v.id})
 		})
@@ -617,7 +679,7 @@ func (w *simWorld) runUntil(end time.Duration, stop func() bool) bool {
 func (w *simWorld) protected() bool {
 	sp, se := 0, 0
 	for _, n := range w.n {
-		if !n.up || n.vm == nil || !n.vm.alive {
+		if !n.up || n.vm == nil || !n.vm.alive || n.vm.still && n.m.Role() == Speaker {
 			return false
 		}
 		switch {
@@ -643,7 +705,7 @@ func (w *simWorld) fault() {
 			}
 		})
 	}
-	switch k := w.rnd.IntN(13); k {
+	switch k := w.rnd.IntN(20); k {
 	case 0:
 		w.logf("fault: kill VM of %s", n.name)
 		n.killVM(true)
@@ -697,6 +759,26 @@ func (w *simWorld) fault() {
 	case 12:
 		n.step(Ask{ID: 3, Op: OpStop, Grace: time.Duration(w.rnd.IntN(2)) * time.Second})
 		w.after(later, func() { n.step(Ask{ID: 4, Op: OpStart}) })
+	case 13, 14:
+		n.step(Ask{ID: 6, Op: OpSwitchover})
+		if w.rnd.IntN(2) == 0 { // and something in the middle of it
+			w.runUntil(w.now+w.delay(0, 200*time.Millisecond), nil)
+			w.fault()
+		}
+	case 15:
+		n.step(Ask{ID: 7, Op: OpPause})
+		w.after(later, func() { n.step(Ask{ID: 8, Op: OpCont}) })
+	case 16:
+		n.step(Ask{ID: 9, Op: OpReboot})
+	case 17:
+		n.step(Ask{ID: 10, Op: OpMaintenance, On: true})
+		w.after(later, func() { n.step(Ask{ID: 11, Op: OpMaintenance}) })
+	case 18:
+		if v := n.vm; v != nil && v.alive && v.copied {
+			n.step(VMHung{VM: v.id, Reason: "silent"})
+		}
+	case 19:
+		n.step(SecondaryDeaf{Reason: "silent"})
 	case 9:
 		w.logf("quit of %s", n.name)
 		if n.up && !n.exited {
@@ -734,6 +816,7 @@ func simulate(t *testing.T, seed uint64, keepLog bool) (w *simWorld, failed stri
 		w.after(w.delay(0, 2*time.Second), n.start)
 	}
 	w.faults = seed%4 != 0
+	w.fencing = int(seed/4) % 3
 	w.runUntil(w.delay(0, 5*time.Second), nil)
 	for range w.rnd.IntN(12) {
 		w.fault()
@@ -762,6 +845,11 @@ func (w *simWorld) peace() {
 		}
 	}
 	w.runUntil(w.now+15*time.Second, nil)
+	for _, n := range w.n {
+		n.step(Ask{ID: 12, Op: OpMaintenance})
+		n.step(Ask{ID: 13, Op: OpCont})
+	}
+	w.runUntil(w.now+5*time.Second, nil)
 	for _, n := range w.n {
 		if n.m.State() == Stopped {
 			n.step(Ask{ID: 5, Op: OpStart})
@@ -800,7 +888,7 @@ func whole(t *testing.T, seed uint64, keepLog bool) *simWorld {
 // TestOneFaultKeepsTheGuest: from a protected pair, no single fault loses
 // the guest: it is never started anew, and is protected again.
 func TestOneFaultKeepsTheGuest(t *testing.T) {
-	kinds := []string{"kill vm", "kill colod", "kill node", "partition", "pause", "arbiter away", "freeze", "net link", "state stream", "failover", "quit"}
+	kinds := []string{"kill vm", "kill colod", "kill node", "partition", "pause", "arbiter away", "freeze", "net link", "state stream", "failover", "switchover", "reboot", "quit"}
 	run := func(kind string, seed uint64, keepLog bool) (failed string) {
 		defer func() {
 			if r := recover(); r != nil {
@@ -853,6 +941,10 @@ func TestOneFaultKeepsTheGuest(t *testing.T) {
 			w.n[1].breakColo()
 		case "failover":
 			n.step(Ask{ID: 1, Op: OpFailover})
+		case "switchover":
+			n.step(Ask{ID: 1, Op: OpSwitchover})
+		case "reboot":
+			n.step(Ask{ID: 1, Op: OpReboot})
 		case "quit":
 			n.step(Quit{})
 			w.after(w.delay(2*time.Second, 4*time.Second), func() {
@@ -873,13 +965,103 @@ func TestOneFaultKeepsTheGuest(t *testing.T) {
 		return ""
 	}
 	for _, kind := range kinds {
-		for seed := uint64(1); seed <= 200; seed++ {
+		for seed := uint64(1); seed <= 100; seed++ {
 			if f := run(kind, seed, false); f != "" {
 				t.Logf("%s, seed %d: %s", kind, seed, f)
 				run(kind, seed, true)
 				t.FailNow()
 			}
 		}
+	}
+}
+
+// TestOneFaultInSwitchover: a single fault in the middle of a switchover never
+// leaves the guest standing still, and none but the death of the VM or the
+// node that is about to speak can lose it.
+func TestOneFaultInSwitchover(t *testing.T) {
+	kinds := []string{"none", "kill vm", "kill node", "kill colod", "partition", "pause", "arbiter away", "net link", "state stream", "quit"}
+	switched := 0
+	run := func(kind string, seed uint64, keepLog bool) (failed string) {
+		defer func() {
+			if r := recover(); r != nil {
+				failed = fmt.Sprint(r)
+			}
+		}()
+		w := whole(t, seed, keepLog)
+		sp := w.n[0]
+		if w.n[1].m.Role() == Speaker {
+			sp = w.n[1]
+		}
+		w.n[w.rnd.IntN(2)].step(Ask{ID: 1, Op: OpSwitchover})
+		w.runUntil(w.now+w.delay(0, 150*time.Millisecond), nil)
+		n := w.n[w.rnd.IntN(2)]
+		w.logf("fault: %s at %s", kind, n.name)
+		switch kind {
+		case "none":
+		case "kill vm":
+			n.killVM(true)
+		case "kill colod", "kill node":
+			if kind == "kill node" {
+				n.killVM(false)
+			}
+			n.crashColod()
+			w.after(w.delay(0, 3*time.Second), n.start)
+		case "partition":
+			w.cut = true
+			w.conn++
+			w.after(w.delay(0, 3*time.Second), func() {
+				w.cut = false
+				w.conn++
+				w.n[0].loseLink()
+				w.n[1].loseLink()
+				w.n[0].breakColo()
+			})
+		case "pause":
+			n.paused = w.now + w.delay(0, 3*time.Second)
+		case "arbiter away":
+			w.arbDown = w.now + w.delay(0, 3*time.Second)
+		case "net link":
+			w.n[0].loseLink()
+			w.n[1].loseLink()
+		case "state stream":
+			w.n[0].breakColo()
+			w.n[1].breakColo()
+		case "quit":
+			n.step(Quit{})
+			w.after(w.delay(6*time.Second, 8*time.Second), func() {
+				if !n.exited {
+					w.fail("no rest after quit")
+				}
+				n.crashColod()
+				n.start()
+			})
+		}
+		w.runUntil(w.now+10*time.Second, nil)
+		if !w.runUntil(w.now+2*time.Minute, w.protected) {
+			w.fail("not protected again after " + kind)
+		}
+		if w.lineage != 1 && kind != "kill vm" && kind != "kill node" {
+			w.fail("the guest was lost by " + kind)
+		}
+		if kind == "none" {
+			if sp.m.Role() != Secondary {
+				w.fail("the roles were not exchanged")
+			}
+			switched++
+		}
+		return ""
+	}
+	for _, kind := range kinds {
+		for seed := uint64(1); seed <= 100; seed++ {
+			if f := run(kind, seed, false); f != "" {
+				t.Logf("%s, seed %d: %s", kind, seed, f)
+				run(kind, seed, true)
+				t.FailNow()
+			}
+		}
+	}
+	if switched == 0 {
+		t.Error("no switchover was seen")
 	}
 }
 
@@ -924,7 +1106,7 @@ func TestPlannedEnd(t *testing.T) {
 		}
 		return ""
 	}
-	for seed := uint64(1); seed <= 500; seed++ {
+	for seed := uint64(1); seed <= 250; seed++ {
 		if f := run(seed, false); f != "" {
 			t.Logf("seed %d: %s", seed, f)
 			run(seed, true)
@@ -944,7 +1126,7 @@ func TestSimulation(t *testing.T) {
 		simulate(t, seed, true)
 		return
 	}
-	seeds := uint64(4000)
+	seeds := uint64(2000)
 	if s := os.Getenv("COLOD_SIM_SEEDS"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
