@@ -44,6 +44,7 @@ type driver struct {
 	m     *pair.Machine
 
 	vmLane, pathLane, arbLane *lane
+	disks                     *disks // nil for a guest without replicated ones
 
 	path Path
 	data DataPath
@@ -116,6 +117,7 @@ func newDriver(o driverOptions) (*driver, error) {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.known.add(cfg.Peers(d.node)...)
 	d.stats.init()
+	d.disks = newDisks(d, self.StateDir)
 	path, err := plat.OpenPath(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open network of pair %s: %w", cfg.Name, err)
@@ -304,6 +306,7 @@ func (d *driver) moved(a pair.Moved) {
 	}
 	d.log.WithLevel(level).Stringer("from", a.From).Stringer("state", a.To).Stringer("role", a.Role).
 		Uint64("generation", d.m.Record().Generation).Msg(a.Reason)
+	d.disks.moved(a.To)
 	d.publish(Event{
 		Time: now, Pair: d.cfg.Name, From: a.From.String(), State: a.To.String(), Role: a.Role.String(),
 		Generation: d.m.Record().Generation, Reason: a.Reason,

@@ -144,6 +144,8 @@ func (d *driver) onVM(h *vmHandle, e qmp.Event) bool {
 		reason, ok := planned(e)
 		d.post(pair.VMShutdown{VM: h.id, Planned: ok, Reason: reason})
 		return true
+	default:
+		d.disks.event(h, e)
 	}
 	return false
 }
@@ -211,7 +213,11 @@ func (d *driver) launchVM(a pair.LaunchVM, s *session) error {
 		Dur("took_ms", time.Since(began)).Msg("VM launched")
 	if a.Incoming {
 		d.vm.Load().colo.Store(true)
-		if err := vm.PrepareSecondary(ctx, s.sock(d.dir)); err != nil {
+		err := d.disks.offer(ctx, s)
+		if err == nil {
+			err = vm.PrepareSecondary(ctx, s.sock(d.dir))
+		}
+		if err != nil {
 			kctx, kcancel := context.WithTimeout(context.Background(), killTimeout)
 			defer kcancel()
 			return errors.Join(err, d.clear(kctx))
@@ -292,6 +298,9 @@ func (d *driver) free(a pair.FreeVM) {
 		}
 		d.post(ev)
 	})
+	if d.disks != nil { // behind it: nobody waits for that
+		d.vmLane.do(func() { d.disks.after(d.vm.Load()) })
+	}
 }
 
 func (d *driver) freeVM(s *session, secondary bool) error {
@@ -301,6 +310,9 @@ func (d *driver) freeVM(s *session, secondary bool) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), freeTimeout)
 	defer cancel()
+	if err := d.disks.before(ctx, h); err != nil {
+		return err
+	}
 	ran := d.stats.lastResume()
 	began := time.Now()
 	resumed, err := h.LostHeartbeat(ctx)
@@ -367,6 +379,9 @@ func (d *driver) startColo(s *session) error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, d.cfg.Checkpoint.SyncTimeout.D())
 	defer cancel()
+	if err := d.disks.copy(ctx, h, s); err != nil {
+		return err
+	}
 	sock := s.sock(d.dir)
 	r, err := d.plat.PrimaryRelay(sock, func(ctx context.Context) (net.Conn, error) { return d.dialState(ctx, s) },
 		relay.Options{OnCheckpoint: d.stats.relayed, OnEnd: d.relayEnded})

@@ -20,13 +20,14 @@ import (
 
 // Host is the Platform of a real host.
 type Host struct {
-	runDir string
-	accel  *accelChoice
+	runDir   string
+	stateDir string
+	accel    *accelChoice
 }
 
 // NewHost prepares the platform of the node with this configuration.
 func NewHost(cfg *config.Config) *Host {
-	return &Host{runDir: cfg.RunDir, accel: newAccelChoice(cfg.RunDir)}
+	return &Host{runDir: cfg.RunDir, stateDir: cfg.StateDir, accel: newAccelChoice(cfg.RunDir)}
 }
 
 // hostPath gives netfilter's path the proxy's type of mode; the values are the same.
@@ -88,7 +89,13 @@ func (h *Host) LaunchVM(ctx context.Context, p *config.Pair, dir string, incomin
 	if err != nil {
 		return nil, err
 	}
-	vm, err := qmp.Launch(ctx, vmConfig(p, dir, accel), incoming)
+	cfg := vmConfig(p, dir, accel)
+	disks, err := prepareDisks(ctx, diskLayout(p, h.stateDir), incoming)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Args = append(disks, cfg.Args...)
+	vm, err := qmp.Launch(ctx, cfg, incoming)
 	if err != nil {
 		return nil, err
 	}

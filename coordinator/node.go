@@ -176,6 +176,7 @@ func (n *Node) open() error {
 	n.listener.Handle(peer.ClassCtl, n.handleCtl)
 	n.listener.Handle(peer.ClassNet, n.handleNet)
 	n.listener.Handle(peer.ClassState, n.handleState)
+	n.listener.Handle(peer.ClassDisk, n.handleDisk)
 	n.openHeartbeats()
 	for i := range n.cfg.Pairs {
 		for _, p := range n.cfg.Pairs[i].Nodes {

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"colod/qmp/disk"
 	"colod/qmp/relay"
 )
 
@@ -30,7 +31,8 @@ type session struct {
 	mu    sync.Mutex
 	cut   bool
 	relay Relay
-	conns []net.Conn // its connections, without what secures them
+	disk  *disk.Stream // of a guest with replicated disks
+	conns []net.Conn   // its connections, without what secures them
 	// Of the secondary: when its VM last stopped for a checkpoint, whether it
 	// still stands still, and how many checkpoints the data path has been
 	// told the end of.
@@ -187,13 +189,17 @@ func (s *session) quiet() bool {
 	return s.relay != nil && s.relay.Stats().Phase == relay.Idle && s.taken() == s.told
 }
 
-// end closes the relay hard and ends whatever waits for the peer.
+// end closes the relay hard and ends whatever waits for the peer. A disk
+// request that waits for it would keep QEMU from everything else: it comes first.
 func (s *session) end() {
 	s.mu.Lock()
 	s.cut = true
-	r := s.relay
+	r, disk := s.relay, s.disk
 	s.mu.Unlock()
 	s.cancel()
+	if disk != nil {
+		disk.Cut()
+	}
 	if r != nil {
 		r.Cut()
 	}
