@@ -69,25 +69,11 @@ func (c *cli) opCommand(op pair.Op, short, long, example string) *cobra.Command 
 }
 
 func (c *cli) ask(ctx context.Context, args []string, op pair.Op, grace, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	name, err := c.onePair(ctx, args)
-	if err != nil {
-		return err
+	var req coordinator.OpRequest
+	if grace >= 0 {
+		req.Grace = grace.String()
 	}
-	st, err := c.client().Ask(ctx, name, op, grace)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%s %s: no outcome within %s; it goes on, see colod status", op, name, timeout)
-	}
-	if err != nil {
-		return reached(fmt.Errorf("%s %s: %w", op, name, err))
-	}
-	if c.json {
-		c.printJSON(st)
-		return nil
-	}
-	_, err = fmt.Fprintf(c.out, "%s: %s, speaker %s, generation %d: %s\n", st.Pair, st.State, orNone(st.Speaker), st.Generation, st.Reason)
-	return err
+	return c.askFor(ctx, args, op, req, timeout)
 }
 
 func orNone(s string) string {
@@ -109,10 +95,49 @@ func (c *cli) checkpointCommand() *cobra.Command {
 		"  colod checkpoint guest1 --json")
 }
 
+// forceWarning is what is shown before a forced failover.
+const forceWarning = `FORCED: the guest is to speak on this node without the arbiter having agreed.
+
+If the guest still runs on another node, two copies will speak from now on: clients see
+connections break and answers that contradict each other, and what either copy writes is
+lost when one of them is ended. Make sure first that every other node that could run it is
+off, or cannot reach any client. If another node has won meanwhile, the guest here is ended
+as soon as the arbiter is back.`
+
 func (c *cli) failoverCommand() *cobra.Command {
-	return c.opCommand(pair.OpFailover, "Make the other node the speaker",
-		"Failover ends the guest on the speaker and lets the secondary take over, as if the\nspeaker's VM had died. Connections go on. Afterwards the pair protects itself again.",
-		"  colod failover guest1")
+	var force, yes bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "failover [PAIR]",
+		Short: "Make the other node the speaker",
+		Long: `Failover ends the guest on the speaker and lets the secondary take over, as if the
+speaker's VM had died. Connections go on. Afterwards the pair protects itself again.
+For a planned change of roles colod switchover is better.
+
+With --force, on the node that is to speak: the guest speaks here although the arbiter
+cannot be reached. This can make two speakers. It is asked for confirmation, and written
+into the audit log.`,
+		Example: "  colod failover guest1\n  colod failover guest1 --force\n  colod failover guest1 --force --yes --json",
+		Args:    rangeArgs(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !force {
+				return c.askFor(cmd.Context(), args, pair.OpFailover, coordinator.OpRequest{}, timeout)
+			}
+			name, err := c.onePair(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			if err := c.confirm(cmd.InOrStdin(), forceWarning, name, yes); err != nil {
+				return err
+			}
+			return c.askFor(cmd.Context(), []string{name}, pair.OpForce, coordinator.OpRequest{}, timeout)
+		},
+	}
+	c.socketFlag(cmd)
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the outcome")
+	cmd.Flags().BoolVar(&force, "force", false, "speak here without the arbiter")
+	cmd.Flags().BoolVar(&yes, "yes", false, "with --force: do not ask")
+	return cmd
 }
 
 func (c *cli) startCommand() *cobra.Command {

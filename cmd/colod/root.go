@@ -129,6 +129,7 @@ does not answer.`,
 	root.AddCommand(
 		c.runCommand(), c.statusCommand(), c.topCommand(), c.eventsCommand(), c.protectCommand(), c.checkpointCommand(), c.failoverCommand(),
 		c.stopCommand(), c.startCommand(), c.doctorCommand(), c.configCommand(), c.certCommand(), c.tokenCommand(), c.versionCommand(),
+		c.switchoverCommand(), c.migrateCommand(), c.maintenanceCommand(), c.vmCommand(), c.nodesCommand(), c.auditCommand(),
 		lab.Command(),
 	)
 	return root

@@ -15,16 +15,32 @@ import (
 )
 
 func (c *cli) statusCommand() *cobra.Command {
-	var watch bool
+	var watch, all bool
 	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "status [PAIR]",
 		Short: "Show where this node's pairs stand, and why",
 		Example: `  colod status
   colod status guest1 --json
-  colod status --watch`,
+  colod status --watch
+  colod status --all`,
 		Args: rangeArgs(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if all {
+				if watch || len(args) > 0 {
+					return usageError(errors.New("--all shows all pairs once: leave --watch and the pair's name out"))
+				}
+				cl, err := c.fetchCluster(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if c.json {
+					c.printJSON(cl)
+					return nil
+				}
+				printCluster(c.out, cl)
+				return nil
+			}
 			if watch {
 				return c.watchStatus(cmd.Context(), args, every)
 			}
@@ -37,6 +53,7 @@ func (c *cli) statusCommand() *cobra.Command {
 	}
 	c.socketFlag(cmd)
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again, until interrupted")
+	cmd.Flags().BoolVar(&all, "all", false, "show all pairs of the cluster, as their nodes see them")
 	cmd.Flags().DurationVar(&every, "interval", time.Second, "time between two looks with --watch")
 	return cmd
 }
