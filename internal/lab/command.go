@@ -139,6 +139,7 @@ func labFlags(c *cobra.Command, opt *Options) {
 	f.StringVar(&opt.LogLevel, "log", "info", "what the daemons log: debug, info, warn or error")
 	f.StringVar(&opt.Encryption, "encryption", "plain", "of the state stream between the nodes: tls or plain")
 	f.IntVar(&opt.Nodes, "nodes", 2, "2, or 3: node c is a spare")
+	f.BoolVar(&opt.Registered, "registered", false, "leave node c out of the pair's list: it is found in the registry")
 	f.IntVar(&opt.Paths, "paths", 1, "wires between the nodes: 1, or 2 with one more for heartbeats")
 	f.StringVar(&opt.Arbiter, "arbiter", "file", "where the record is: file (a directory) or etcd (real members)")
 	f.IntVar(&opt.Members, "members", 1, "members of etcd: 1 or 3")

@@ -48,6 +48,8 @@ type Options struct {
 	Encryption string
 	// Nodes is 2, or 3: then node c is a spare of the pair.
 	Nodes int
+	// Registered leaves node c out of the pair's list: only the registry in etcd knows of it.
+	Registered bool
 	// Paths between the nodes: 1, or 2 with a second wire for heartbeats.
 	Paths int
 	// Arbiter is "file", a directory, or "etcd"; Members of etcd are 1 or 3.
@@ -80,6 +82,7 @@ type state struct {
 	LogLevel   string `json:"log_level"`
 	Encryption string `json:"encryption"`
 	Nodes      int    `json:"nodes"`
+	Registered bool   `json:"registered,omitempty"`
 	Paths      int    `json:"paths"`
 	Members    int    `json:"members,omitempty"` // of etcd; 0 with the file arbiter
 	NoRestart  bool   `json:"no_restart,omitempty"`
@@ -314,7 +317,7 @@ func (l *Lab) claim(opt Options) error {
 	l.state = state{
 		Name: l.Name, PID: os.Getpid(), Boot: strings.TrimSpace(string(boot)), Program: opt.Program,
 		Mode: opt.Mode, Native: opt.Native, Bare: opt.Bare, SMP: opt.SMP, Memory: opt.Memory,
-		LogLevel: opt.LogLevel, Encryption: opt.Encryption, Nodes: opt.Nodes, Paths: opt.Paths, NoRestart: opt.NoRestart,
+		LogLevel: opt.LogLevel, Encryption: opt.Encryption, Nodes: opt.Nodes, Registered: opt.Registered, Paths: opt.Paths, NoRestart: opt.NoRestart,
 	}
 	if opt.Arbiter == "etcd" {
 		l.state.Members = opt.Members
@@ -344,6 +347,9 @@ func (opt *Options) complete() error {
 	}
 	if opt.Native {
 		opt.Arbiter = "file"
+	}
+	if opt.Registered && (opt.Nodes < 3 || opt.Arbiter != "etcd") {
+		return errors.New("bring lab up: a registered spare needs a third node and etcd (--nodes 3 --arbiter etcd)")
 	}
 	if opt.Members == 2 {
 		return errors.New("bring lab up: 2 members of the arbiter: want 1 or 3, since two fail as soon as one does")

@@ -32,6 +32,10 @@ arbiter: {etcd: {endpoints: [{{range $i, $e := .Endpoints}}{{if $i}}, {{end}}{{q
 {{- else}}
 arbiter: {file: {path: {{q .Arbiter}}}}
 {{- end}}
+{{- if .Unlisted}}
+spare: {bridge: {{.Bridge}}, tap: spare} # this node is in no pair's list; the registry tells it what it needs
+pairs: []
+{{- else}}
 pairs:
   - name: {{.Pair}}
     nodes:
@@ -55,6 +59,7 @@ pairs:
     hold: {min: 200ms, max: 1s} # an emulated guest is slow after a checkpoint: its code is translated anew
 {{- end}}
     state: {encryption: {{.Encryption}}}
+{{- end}}
 `))
 
 // heartbeatTimeout is the silence after which a node of the lab is taken for lost.
@@ -91,6 +96,9 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 	type peer struct{ Name, Address, Path string }
 	var nodes []peer
 	for _, n := range l.Nodes() {
+		if l.unlisted(n) {
+			continue
+		}
 		p := peer{Name: n, Address: address(replNet, n)}
 		if len(l.paths()) > 1 {
 			p.Path = address(pathNet, n)
@@ -98,7 +106,7 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 		nodes = append(nodes, p)
 	}
 	err = nodeConfig.Execute(&text, map[string]any{
-		"Lab": l.Name, "Node": node, "Address": address(replNet, node), "Nodes": nodes, "Endpoints": l.endpoints(),
+		"Lab": l.Name, "Node": node, "Address": address(replNet, node), "Nodes": nodes, "Endpoints": l.endpoints(), "Unlisted": l.unlisted(node),
 		"StateDir": filepath.Join(dir, "state"), "RunDir": l.runDir(node), "Arbiter": filepath.Join(l.dir, "arbiter"),
 		"Timeout": heartbeatTimeout(l.state.Accel), "LogLevel": l.state.LogLevel, "Pair": pairName, "Bridge": Bridge,
 		"MAC": GuestMAC, "CPU": cpuModel(l.state.Accel), "State": l.state, "Encryption": l.state.Encryption,
@@ -112,6 +120,9 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 	}
 	return os.WriteFile(l.configFile(node), []byte(text.String()), 0o644)
 }
+
+// unlisted tells that a node is not in the pair's list, only in the registry.
+func (l *Lab) unlisted(node string) bool { return l.state.Registered && node == NodeC }
 
 func (l *Lab) runDir(node string) string     { return filepath.Join(l.nodeDir(node), "r") }
 func (l *Lab) configFile(node string) string { return filepath.Join(l.nodeDir(node), "colod.yaml") }

@@ -66,6 +66,7 @@ type StepReport struct {
 	Speaker     string  `json:"speaker"`         // at the end
 	Generation  uint64  `json:"generation"`      // at the end
 	GapMS       float64 `json:"gap_ms"`          // from the fault until every connection heard something again, at most
+	GapOf       string  `json:"gap_of"`          // the connection
 	ProtectedMS float64 `json:"protected_ms"`    // from mending until protected
 	Note        string  `json:"note,omitempty"`  // what could not be done, and why that is no failure
 	Error       string  `json:"error,omitempty"` // why the step failed
@@ -329,7 +330,9 @@ func (t *torture) step(ctx context.Context, s Step) (sr StepReport) {
 	}
 	for _, r := range reports {
 		if r.Kind != client.UDPEcho {
-			sr.GapMS = max(sr.GapMS, r.FirstMS)
+			if r.FirstMS > sr.GapMS {
+				sr.GapMS, sr.GapOf = r.FirstMS, r.Name
+			}
 		}
 		if !r.Clean() {
 			sr.Error = join(sr.Error, fmt.Sprintf("client %s: lost %d, repeated %d, corrupt %d, %s", r.Name, r.Lost, r.Repeated, r.Corrupt, orNothing(r.Error)))
@@ -341,7 +344,7 @@ func (t *torture) step(ctx context.Context, s Step) (sr StepReport) {
 			t.report.Changes++
 		}
 	}
-	t.say(fmt.Sprintf("        %s: gap %.0f ms, protected %.1f s after mending, %s speaks, generation %d", sr.Did, sr.GapMS, sr.ProtectedMS/1000, sr.Speaker, sr.Generation))
+	t.say(fmt.Sprintf("        %s: gap %.0f ms (%s), protected %.1f s after mending, %s speaks, generation %d", sr.Did, sr.GapMS, sr.GapOf, sr.ProtectedMS/1000, sr.Speaker, sr.Generation))
 	return sr
 }
 

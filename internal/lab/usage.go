@@ -1,13 +1,16 @@
 package lab
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Usage is what a node's daemon used over a torture.
@@ -51,8 +54,28 @@ func (u *UsageLog) Sample(ctx context.Context, l *Lab) {
 				s.memory, _ = strconv.Atoi(strings.Fields(rest)[0])
 			}
 		}
+		s.goroutines = l.goroutines(ctx, node)
 		u.by[node] = append(u.by[node], s)
 	}
+}
+
+// goroutines are those of a node's daemon, by its metrics; 0 if it does not say.
+func (l *Lab) goroutines(ctx context.Context, node string) int {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	resp, err := l.get(ctx, node, "/metrics")
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(io.LimitReader(resp.Body, 4<<20))
+	for lines.Scan() {
+		if v, ok := strings.CutPrefix(lines.Text(), "go_goroutines "); ok {
+			n, _ := strconv.Atoi(v)
+			return n
+		}
+	}
+	return 0
 }
 
 // Growth that is called a leak: late over early, for a process that lived long
