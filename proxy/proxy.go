@@ -74,6 +74,10 @@ type Options struct {
 	Setup func() error
 
 	Log zerolog.Logger
+	// SaveFront, if set, is given the connections that are rewritten from now on, for RestoreFront in a later process; nil
+	// when none is left. It is called on the proxy's thread after a takeover and must not block.
+	SaveFront func([]byte)
+
 	// Events is called on the proxy's thread and must not block.
 	Events func(Event)
 }
@@ -347,15 +351,51 @@ func (p *Proxy) housekeeping() {
 		if err := p.toKernel(); err != nil {
 			p.log.Error().Err(err).Msg("give the traffic back to the kernel")
 		} else if was == StealBoth {
-			p.opt.Events(FrontGone{})
+			p.frontGone()
 		}
 	} else if p.role == rolePrimary && p.mode == StealBoth && p.front.Len() == 0 {
 		if err := p.inputToKernel(); err != nil {
 			p.log.Error().Err(err).Msg("give the input back to the kernel")
 		} else {
-			p.opt.Events(FrontGone{})
+			p.frontGone()
 		}
 	}
+}
+
+func (p *Proxy) frontGone() {
+	p.saveFront()
+	p.opt.Events(FrontGone{})
+}
+
+// saveFront hands out the table of rewritten connections.
+func (p *Proxy) saveFront() {
+	if p.opt.SaveFront == nil {
+		return
+	}
+	if p.front.Len() == 0 {
+		p.opt.SaveFront(nil)
+		return
+	}
+	p.opt.SaveFront(p.front.Save())
+}
+
+// RestoreFront takes the rewritten connections that an earlier process saved for the guest that runs here. It belongs
+// before Solo.
+func (p *Proxy) RestoreFront(ctx context.Context, saved []byte) error {
+	fronts, err := front.Load(saved)
+	if err != nil {
+		return err
+	}
+	return p.call(ctx, func(reply func(error)) {
+		if p.role != roleIdle && p.role != roleMuted {
+			reply(roleError("restore connections", p.role))
+			return
+		}
+		for _, f := range fronts {
+			p.front.Add(p.nowMono, f)
+		}
+		reply(nil)
+	})
 }
 
 func (p *Proxy) loseLink(err error) {

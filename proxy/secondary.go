@@ -416,5 +416,7 @@ func (p *Proxy) promote() error {
 	s.close()
 	p.dropRoles()
 	p.role = roleSolo
+	p.upTX.flush(p)
+	p.saveFront()
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,6 +44,7 @@ type pair struct {
 	path         [2]*netfilter.Path
 	proxy        [2]*Proxy
 	events       [2]*eventLog
+	saved        [2]atomic.Pointer[[]byte] // rewritten connections
 	epoch        uint64
 	mac          net.HardwareAddr
 }
@@ -104,29 +106,36 @@ func newPair(t *testing.T) *pair {
 		t.Cleanup(func() { p.host.Do(path.Remove) })
 		p.vm[i] = netnstest.NewVM(p.host, p.guest[i], netnstest.VMConfig{Tap: "tap" + side, MAC: guestMAC,
 			Addrs: []string{guestIP + "/24", guestIP6 + "/64"}})
-		var err error
-		p.proxy[i], err = Open(Options{
-			Pair: "test", Tap: "tap" + side, Uplink: "up" + side, MAC: p.mac, Path: pathAdapter{path},
-			// Long enough for a busy machine: what is held longer is held for ever.
-			HoldMin: 5 * time.Second, HoldMax: 5 * time.Second,
-			Setup: func() error {
-				ns, err := netns.GetFromPath(p.host.Path())
-				if err != nil {
-					return err
-				}
-				defer ns.Close()
-				return netns.Set(ns)
-			},
-			Log:    zerolog.New(zerolog.NewTestWriter(t)).With().Str("side", side).Logger(),
-			Events: p.events[i].add,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		px := p.proxy[i]
-		t.Cleanup(func() { px.Close() })
+		p.open(i)
 	}
 	return p
+}
+
+// open starts the data path of a side.
+func (p *pair) open(i int) {
+	p.t.Helper()
+	side := string(rune('a' + i))
+	px, err := Open(Options{
+		Pair: "test", Tap: "tap" + side, Uplink: "up" + side, MAC: p.mac, Path: pathAdapter{p.path[i]},
+		// Long enough for a busy machine: what is held longer is held for ever.
+		HoldMin: 5 * time.Second, HoldMax: 5 * time.Second,
+		Setup: func() error {
+			ns, err := netns.GetFromPath(p.host.Path())
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			return netns.Set(ns)
+		},
+		SaveFront: func(b []byte) { p.saved[i].Store(&b) },
+		Log:       zerolog.New(zerolog.NewTestWriter(p.t)).With().Str("side", side).Logger(),
+		Events:    p.events[i].add,
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.proxy[i] = px
+	p.t.Cleanup(func() { px.Close() })
 }
 
 func (p *pair) ctx() context.Context {
@@ -426,6 +435,52 @@ func TestTakeover(t *testing.T) {
 	c4.Close()
 	c6.Close()
 	t.Logf("B %+v", p.proxy[1].Stats())
+}
+
+// TestInvariant7RewrittenConnections: connections that lived through a takeover live through the end of the process that
+// rewrites them, be it killed or stopped.
+func TestInvariant7RewrittenConnections(t *testing.T) {
+	for _, killed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("killed=%t", killed), func(t *testing.T) {
+			p := newPair(t)
+			p.serve(7, echo)
+			p.protect(0, 1)
+			c := p.dial(guestIP, 7)
+			say := func(b byte) {
+				t.Helper()
+				c.Write([]byte{b})
+				var got [1]byte
+				if _, err := io.ReadFull(c, got[:]); err != nil || got[0] != b {
+					t.Fatalf("echo %d: %v %v\nB %+v", b, got, err, p.proxy[1].Stats())
+				}
+			}
+			say(1)
+			p.must(p.proxy[0].Mute(p.ctx()))
+			p.must(p.proxy[1].Promote(p.ctx()))
+			say(2)
+			saved := p.saved[1].Load()
+			if saved == nil || *saved == nil {
+				t.Fatal("no connection was saved at the takeover")
+			}
+			if killed {
+				p.on(1, func(px *Proxy) { // as if the process were gone: its sockets are, the kernel's filters stay
+					px.closeSockets()
+					px.role = roleIdle
+				})
+			}
+			p.proxy[1].Close()
+			c.Write([]byte{3}) // meanwhile
+			p.open(1)
+			p.must(p.proxy[1].Mute(p.ctx()))
+			p.must(p.proxy[1].RestoreFront(p.ctx(), *saved))
+			p.must(p.proxy[1].Solo(p.ctx()))
+			var got [1]byte
+			if _, err := io.ReadFull(c, got[:]); err != nil || got[0] != 3 {
+				t.Fatalf("what was said meanwhile: %v %v", got, err)
+			}
+			say(4)
+		})
+	}
 }
 
 // TestMalformedFrames: what neither side understands harms nobody.
