@@ -71,6 +71,7 @@ func newAPI(n *Node) (*apiServer, error) {
 	for _, r := range s.table() {
 		mux.HandleFunc(r.method+" "+r.path, r.handle)
 	}
+	s.reportRoutes(mux.HandleFunc)
 	n.surface.routes(mux, s.ctx)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusNotFound, apiError{fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)})

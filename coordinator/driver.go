@@ -58,6 +58,7 @@ type driver struct {
 	asks     map[uint64]chan string
 	askID    uint64
 	stats    stats
+	reports  reporter
 	offers   []*session // asked for by a speaker, not launched for yet; loop only
 	known    peerSet    // nodes that have to do with the pair
 	domain   string     // of this node
@@ -127,6 +128,7 @@ func newDriver(o driverOptions) (*driver, error) {
 		return nil, errors.Join(fmt.Errorf("open data path of pair %s: %w", cfg.Name, err), path.Detach())
 	}
 	d.path, d.data = path, data
+	d.openReports(self)
 	d.m = pair.New(pair.Config{
 		Pair: cfg.Name, Self: d.node, Peers: cfg.Peers(d.node), First: cfg.First(d.node), Outside: o.Outside,
 		Guest: fingerprint(cfg), AutoProtect: cfg.AutoProtect,
@@ -295,6 +297,7 @@ func (d *driver) act(a pair.Action) {
 }
 
 func (d *driver) moved(a pair.Moved) {
+	d.reports.generation.Store(d.m.Record().Generation)
 	now := time.Now()
 	routine := a.From == pair.Protected && a.To == pair.Checkpointing || a.From == pair.Checkpointing && a.To == pair.Protected
 	if !routine {
@@ -416,6 +419,7 @@ func (d *driver) onMessage(from, kind string, body []byte) {
 func (d *driver) onProxy(ev proxy.Event) {
 	switch ev := ev.(type) {
 	case proxy.Diverged:
+		d.reports.diverged(ev.Divergence)
 		if d.stats.diverged(ev.Divergence) {
 			d.post(pair.Diverged{Reason: ev.Reason.String()})
 		}
@@ -467,6 +471,7 @@ func (d *driver) Ask(ctx context.Context, a pair.Ask) error {
 // close ends the driver. The VM, if one runs, is left as it is, and so is
 // its way to the network.
 func (d *driver) close() error {
+	defer d.reports.close()
 	d.call(func() {
 		if d.sess != nil {
 			d.sess.end()

@@ -92,6 +92,7 @@ func (d *driver) startPrimary(s *session) error {
 	}
 	d.linkSess.Store(s)
 	d.stats.session()
+	d.reports.session()
 	return d.data.StartPrimary(ctx, link, proxy.Session{Key: s.digestKey(), TapFD: -1})
 }
 
@@ -153,6 +154,7 @@ func (d *driver) startSecondary(s *session, link NetLink) error {
 func (d *driver) holdOutput(a pair.Hold) {
 	s := d.sess
 	d.stats.begin(a.N, a.Reasons)
+	d.reports.begun(a.N, a.Reasons)
 	d.pathLane.do(func() {
 		ev := pair.Held{N: a.N}
 		if s == nil {
@@ -182,6 +184,7 @@ func (d *driver) cover(a pair.Cover) {
 				ev.Err = err.Error()
 			} else {
 				d.data.SetCheckpointCost(d.stats.done(a.N))
+				d.reports.done(a.N, &d.stats)
 			}
 		}
 		d.post(ev)

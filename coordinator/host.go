@@ -21,13 +21,14 @@ import (
 // Host is the Platform of a real host.
 type Host struct {
 	runDir   string
+	context  int // bytes around a difference in reports
 	stateDir string
 	accel    *accelChoice
 }
 
 // NewHost prepares the platform of the node with this configuration.
 func NewHost(cfg *config.Config) *Host {
-	return &Host{runDir: cfg.RunDir, stateDir: cfg.StateDir, accel: newAccelChoice(cfg.RunDir)}
+	return &Host{runDir: cfg.RunDir, context: cfg.Reports.ContextBytes, stateDir: cfg.StateDir, accel: newAccelChoice(cfg.RunDir)}
 }
 
 // hostPath gives netfilter's path the proxy's type of mode; the values are the same.
@@ -67,6 +68,7 @@ func (h *Host) OpenDataPath(p *config.Pair, path Path, log zerolog.Logger, event
 	px, err := proxy.Open(proxy.Options{
 		Pair: p.Name, Tap: p.Network.Tap, Uplink: p.Network.Uplink, MAC: p.Network.HardwareAddr(), Path: path,
 		HoldMin: p.Hold.Min.D(), HoldMax: p.Hold.Max.D(), Log: log, Events: events,
+		Tolerances: p.Compared(), Context: h.context,
 	})
 	if err != nil {
 		return nil, err

@@ -31,6 +31,7 @@ type Config struct {
 	Domain    string    `yaml:"domain" default:"" doc:"Failure domain of this node, such as its rack or power feed: of two nodes that fit, one of another domain than the speaker's is taken as the secondary's."`
 	Spare     Spare     `yaml:"spare" doc:"Lets this node run the secondary of pairs that do not list it. Needs the arbiter etcd, which holds the pairs' descriptions."`
 	Fencing   Fencing   `yaml:"fencing" doc:"A command that makes sure that a node that is considered lost is off, such as with IPMI. It is run after the record was won and before the guest speaks here. Safety does not need it; a guest whose disk both nodes can write does."`
+	Reports   Reports   `yaml:"reports" doc:"Reports of divergences between the two guests."`
 	Pairs     []Pair    `yaml:"pairs" required:"true" doc:"The protected guests in which this node takes part. May be [] on a spare node."`
 
 	// File is the path the configuration was read from.
@@ -96,17 +97,18 @@ type FileArbiter struct {
 
 // Pair is one protected guest.
 type Pair struct {
-	Name        string     `yaml:"name" required:"true" example:"guest1" doc:"Name of the pair: letters, digits, dot, dash and underscore, at most 48."`
-	Nodes       []PairNode `yaml:"nodes" required:"true" doc:"The nodes that may run the guest, two or more, in the order of preference. The first is the speaker of a new pair; at any time two of them run it, the others wait."`
-	Network     Network    `yaml:"network" required:"true" doc:"How the guest reaches the network on this node."`
-	VM          VM         `yaml:"vm" required:"true" doc:"The virtual machine. What the guest sees must be the same on both nodes."`
-	Disks       []Disk     `yaml:"disks" other:"true" doc:"The guest's disks, in the order in which it sees them as virtio block devices. Layout and sizes must be the same on all nodes; paths may differ."`
-	Mode        string     `yaml:"mode" default:"lockstep" enum:"lockstep" doc:"In lockstep, output is released when both guests agree, and divergence causes a checkpoint."`
-	Hold        Hold       `yaml:"hold" doc:"How long a frame may wait for agreement before a checkpoint is taken. Between the bounds it follows the measured cost of a checkpoint."`
-	Checkpoint  Checkpoint `yaml:"checkpoint" doc:"Checkpoints."`
-	State       State      `yaml:"state" doc:"The stream of the guest's memory and devices between the nodes."`
-	AutoProtect bool       `yaml:"auto_protect" default:"true" doc:"Protect the guest again by itself once another node is ready for it."`
-	Fencing     Fencing    `yaml:"fencing" doc:"As fencing above, for this pair; without a command, that one counts."`
+	Name        string      `yaml:"name" required:"true" example:"guest1" doc:"Name of the pair: letters, digits, dot, dash and underscore, at most 48."`
+	Nodes       []PairNode  `yaml:"nodes" required:"true" doc:"The nodes that may run the guest, two or more, in the order of preference. The first is the speaker of a new pair; at any time two of them run it, the others wait."`
+	Network     Network     `yaml:"network" required:"true" doc:"How the guest reaches the network on this node."`
+	VM          VM          `yaml:"vm" required:"true" doc:"The virtual machine. What the guest sees must be the same on both nodes."`
+	Disks       []Disk      `yaml:"disks" other:"true" doc:"The guest's disks, in the order in which it sees them as virtio block devices. Layout and sizes must be the same on all nodes; paths may differ."`
+	Mode        string      `yaml:"mode" default:"lockstep" enum:"lockstep" doc:"In lockstep, output is released when both guests agree, and divergence causes a checkpoint."`
+	Hold        Hold        `yaml:"hold" doc:"How long a frame may wait for agreement before a checkpoint is taken. Between the bounds it follows the measured cost of a checkpoint."`
+	Checkpoint  Checkpoint  `yaml:"checkpoint" doc:"Checkpoints."`
+	State       State       `yaml:"state" doc:"The stream of the guest's memory and devices between the nodes."`
+	Tolerances  []Tolerance `yaml:"tolerances" other:"true" doc:"Differences between the guests that are no divergences. Lengths must be equal, clients get the primary's bytes, each use is counted. The same on all nodes."`
+	AutoProtect bool        `yaml:"auto_protect" default:"true" doc:"Protect the guest again by itself once another node is ready for it."`
+	Fencing     Fencing     `yaml:"fencing" doc:"As fencing above, for this pair; without a command, that one counts."`
 }
 
 // PairNode is one node of a pair.

@@ -85,6 +85,7 @@ func validate(c *Config, d *decoder) {
 		}
 	}
 	ck.heartbeat(c.Heartbeat)
+	ck.reports(c.Reports)
 	ck.arbiter(c.Arbiter)
 	if len(c.Domain) > 64 || strings.ContainsAny(c.Domain, "\n\t\x00") {
 		ck.bad("domain", fmt.Sprintf("%q is not the name of a failure domain", c.Domain), "use a word such as rack1, at most 64 characters")
@@ -244,6 +245,7 @@ func (ck checker) pairs(c *Config) {
 		ck.network(p, key, devices, macs)
 		ck.vm(p, key)
 		ck.disks(p, key+".disks", images)
+		ck.tolerances(p.Tolerances, key+".tolerances")
 		ck.timing(p, key)
 		ck.fencing(&p.Fencing, key+".fencing")
 	}
