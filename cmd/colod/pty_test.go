@@ -23,6 +23,7 @@ type onTerminal struct {
 	cmd    *exec.Cmd
 	master *os.File
 	ended  chan error
+	read   chan struct{} // closed when all that it wrote has been read
 
 	mu  sync.Mutex
 	out bytes.Buffer
@@ -51,7 +52,7 @@ func startOnTerminal(t *testing.T, cols, rows uint16, env []string, args ...stri
 		t.Fatal(err)
 	}
 	defer slave.Close()
-	o := &onTerminal{t: t, master: master, ended: make(chan error, 1)}
+	o := &onTerminal{t: t, master: master, ended: make(chan error, 1), read: make(chan struct{})}
 	o.cmd = exec.Command("colod", args...) // this test binary, by TestMain
 	o.cmd.Env = append(os.Environ(), append([]string{"TERM=xterm-256color", "LC_ALL=C.UTF-8"}, env...)...)
 	o.cmd.Stdin, o.cmd.Stdout, o.cmd.Stderr = slave, slave, slave
@@ -60,6 +61,7 @@ func startOnTerminal(t *testing.T, cols, rows uint16, env []string, args ...stri
 		t.Fatal(err)
 	}
 	go func() {
+		defer close(o.read)
 		b := make([]byte, 4096)
 		for {
 			n, err := master.Read(b)
@@ -109,6 +111,7 @@ func (o *onTerminal) end() {
 		if err != nil {
 			o.t.Fatalf("ended with %v; the terminal got %q", err, tail(o.text()))
 		}
+		<-o.read
 	case <-time.After(time.Minute):
 		o.t.Fatalf("did not end; the terminal got %q", tail(o.text()))
 	}
