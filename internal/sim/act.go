@@ -342,11 +342,7 @@ func (n *node) speak(a pair.Speak) {
 				reply(errSim)
 				return
 			}
-			if v := n.vm; v != nil && v.torn {
-				v.torn = false
-				w.stats.torn++
-				w.guestLost()
-			}
+			n.mend()
 			n.emitting = n.px.RoleName() == "secondary"
 			n.speaking = true
 			first := (*proxy.Proxy).Solo
@@ -538,6 +534,8 @@ func (n *node) fence(a pair.Fence) {
 func (n *node) exit() {
 	n.exited = true
 	if n.m.State() == pair.Solo {
+		n.tear()
+		n.mend()
 		n.px.Do(nil, func(ctx context.Context, p *proxy.Proxy) error { return p.Solo(ctx) })
 		_ = n.dev.SetMode(proxy.Pass)
 	}

@@ -111,6 +111,9 @@ func (w *world) checkSegment(n *node, b []byte, p *frame.Parsed, alone bool) {
 		return
 	}
 	c := s.vm.find(f.c.i, f.port)
+	if c == nil && f.c.flow != f {
+		return // it is over, and the guest there has forgotten it
+	}
 	if len(pay) > 0 && int32(off+uint32(len(pay))-f.t.rcv) > 0 {
 		var own [2048]byte
 		skip := uint32(0)

@@ -110,6 +110,9 @@ func (c *client) timers() {
 			t.timeout(w.now)
 			f.output()
 		}
+		if t.rto == rtoMax {
+			c.whoHas()
+		}
 	}
 	if f.askAt != 0 && w.now >= f.askAt {
 		f.askAt = 0
@@ -211,6 +214,15 @@ func (c *client) carry(b []byte) {
 			n.port(w.mem.copy(b))
 		}
 	})
+}
+
+// whoHas asks all nodes for the guest's address again, as hosts do that get no answer for a while.
+func (c *client) whoHas() {
+	w := c.w
+	for _, n := range w.nodes {
+		b := arp(w, c.i, false)
+		w.after(w.plan.lan, func() { n.port(b) })
+	}
 }
 
 // port is where a frame reaches a node.

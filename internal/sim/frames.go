@@ -122,6 +122,30 @@ func (p *packet) build(b []byte) {
 	binary.BigEndian.PutUint16(l4[at:], s)
 }
 
+// arp is a client's question for the guest's address, or the guest's answer.
+func arp(w *world, client int, reply bool) []byte {
+	b := w.mem.get(frame.VnetLen + 60)
+	clear(b)
+	e := b[frame.VnetLen:]
+	guest, host := [6]byte{0x52, 0x54, 0, 0, 0, guestHost}, [6]byte{0x52, 0x54, 0, 0, 0, byte(clientHost + client)}
+	from, to, fromIP, toIP := host, [6]byte{}, byte(clientHost+client), byte(guestHost)
+	copy(e, "\xff\xff\xff\xff\xff\xff")
+	if reply {
+		from, to, fromIP, toIP = guest, host, toIP, fromIP
+		copy(e, to[:])
+	}
+	copy(e[6:], from[:])
+	copy(e[12:], []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1})
+	if reply {
+		e[21] = 2
+	}
+	copy(e[22:], from[:])
+	copy(e[28:], []byte{192, 0, 2, fromIP})
+	copy(e[32:], to[:])
+	copy(e[38:], []byte{192, 0, 2, toIP})
+	return b
+}
+
 func sum(b []byte) (s uint64) {
 	for len(b) >= 2 {
 		s += uint64(b[0])<<8 | uint64(b[1])

@@ -87,6 +87,10 @@ func (v *vm) guestRead() {
 		n.w.fail("checksum", "%s: the guest was given a frame with a wrong checksum", n.name)
 	}
 	client := int(p.Src[15]) - clientHost
+	if p.Kind == frame.KindARP {
+		n.fromGuest(arp(n.w, int(ether(buf, 31))-clientHost, true))
+		return
+	}
 	if client < 0 || client >= maxClients {
 		return
 	}
@@ -116,6 +120,9 @@ func (v *vm) answerDatagram(proto uint8, client int, port uint16, q []byte, coun
 	}
 	v.say(&packet{fromGuest: true, client: client, port: port, proto: proto, payload: pay})
 }
+
+// ether is a byte of the Ethernet frame in buf.
+func ether(buf []byte, at int) byte { return buf[frame.VnetLen+at] }
 
 func (v *vm) find(client int, port uint16) *conn {
 	for i := range v.g.conns {

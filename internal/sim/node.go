@@ -226,6 +226,15 @@ func (n *node) tear() {
 	}
 }
 
+// mend lets clients give up what was torn, when the guest is to be heard.
+func (n *node) mend() {
+	if v := n.vm; v != nil && v.torn {
+		v.torn = false
+		n.w.stats.torn++
+		n.w.guestLost()
+	}
+}
+
 // leave ends what the process held.
 func (n *node) leave() {
 	if e := n.pipe; e != nil && !e.closed {
