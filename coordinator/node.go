@@ -40,6 +40,9 @@ type Options struct {
 	Arbiter  arbiter.Arbiter // nil: the one that the configuration names
 	// WithGuests ends the guests too when the node is stopped.
 	WithGuests bool
+	// Heartbeats is the command of a process that exchanges the heartbeats (see
+	// heartbeat.ProcessMain); empty: a thread of this process does.
+	Heartbeats []string
 	// Notify is told of the service's state in systemd's words; may be nil.
 	Notify func(state string)
 }
@@ -68,14 +71,13 @@ type Node struct {
 	audit *audit
 
 	mu      sync.RWMutex
-	others  map[string]*other         // the other nodes, by name
-	beating map[string]bool           // those whose heartbeats come
-	keys    map[string]heartbeat.Keys // of connections that are being made
-	drivers map[string]*driver        // by pair name
-	order   []string                  // of the pairs: the configuration's first
-	making  map[string]bool           // pairs whose driver is being made
-	started bool                      // links are started as they are made
-	closed  bool                      // nothing new is taken
+	others  map[string]*other  // the other nodes, by name
+	beating map[string]bool    // those whose heartbeats come
+	drivers map[string]*driver // by pair name
+	order   []string           // of the pairs: the configuration's first
+	making  map[string]bool    // pairs whose driver is being made
+	started bool               // links are started as they are made
+	closed  bool               // nothing new is taken
 
 	changed  chan struct{} // a pair's state did
 	quit     chan bool     // asks Run to end, with the guests or without
@@ -90,7 +92,7 @@ const stopTimeout = 15 * time.Second
 func NewNode(opt Options) (*Node, error) {
 	n := &Node{
 		opt: opt, cfg: opt.Config, log: opt.Log, start: time.Now(), hub: newHub(),
-		others: map[string]*other{}, beating: map[string]bool{}, keys: map[string]heartbeat.Keys{},
+		others: map[string]*other{}, beating: map[string]bool{},
 		drivers: map[string]*driver{}, making: map[string]bool{}, changed: make(chan struct{}, 1), quit: make(chan bool, 1),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())

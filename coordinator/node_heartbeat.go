@@ -18,12 +18,12 @@ const minBeat = 5 * time.Millisecond
 func (n *Node) openHeartbeats() {
 	interval := max(n.cfg.Heartbeat.Interval.D(), minBeat)
 	opt := heartbeat.Options{
-		Listen: n.listenAddrs(), Interval: interval, Timeout: max(n.cfg.Heartbeat.Timeout.D(), 3*interval), Events: n.onHeartbeat,
+		Listen: n.listenAddrs(), Command: n.opt.Heartbeats, Interval: interval, Timeout: max(n.cfg.Heartbeat.Timeout.D(), 3*interval), Events: n.onHeartbeat,
 	}
 	hb, err := heartbeat.New(opt)
-	if err != nil && len(opt.Listen) > 1 {
-		n.log.Warn().Err(err).Msg("heartbeats over all paths are not possible; those over the first one are tried")
-		opt.Listen = opt.Listen[:1]
+	if err != nil && len(opt.Command) > 0 {
+		n.log.Warn().Err(err).Msg("no process for the heartbeats; a thread does what it can")
+		opt.Command = nil
 		hb, err = heartbeat.New(opt)
 	}
 	if err != nil {
@@ -65,24 +65,21 @@ func (n *Node) secured(name string, cs *tls.ConnectionState) error {
 	}
 	if err := n.hb.Expect(name, keys); err != nil {
 		n.log.Warn().Err(err).Str("peer", name).Msg("no new keys for the heartbeats")
-		return nil
 	}
-	n.mu.Lock()
-	n.keys[name] = keys
-	n.mu.Unlock()
 	return nil
 }
 
 // greeted uses the keys, as the other side expects them by now.
-func (n *Node) greeted(name string) {
-	n.mu.Lock()
-	keys, ok := n.keys[name]
-	delete(n.keys, name)
-	n.mu.Unlock()
-	if n.hb != nil && ok {
-		if err := n.hb.Use(name, keys); err != nil {
-			n.log.Warn().Err(err).Str("peer", name).Msg("heartbeats go on with the old keys")
-		}
+func (n *Node) greeted(name string, cs *tls.ConnectionState) {
+	if n.hb == nil {
+		return
+	}
+	keys, err := heartbeat.DeriveKeys(cs.ExportKeyingMaterial, n.cfg.Node, name)
+	if err == nil {
+		err = n.hb.Use(name, keys)
+	}
+	if err != nil {
+		n.log.Warn().Err(err).Str("peer", name).Msg("heartbeats go on with the old keys")
 	}
 }
 
@@ -102,6 +99,14 @@ func (n *Node) onHeartbeat(e heartbeat.Event) {
 		n.setBeating(e.Peer, false)
 		if o := n.otherNode(e.Peer); o != nil {
 			o.link.Lost(e.Reason)
+		}
+	case heartbeat.Restarted:
+		n.log.Error().Msg("the process of the heartbeats has ended and was started again; the ctl connections are made anew for its keys")
+		for _, name := range n.peers() {
+			n.setBeating(name, false)
+			if o := n.otherNode(name); o != nil {
+				o.link.Cut("new keys are needed for the heartbeats")
+			}
 		}
 	case heartbeat.PathUp:
 		n.log.Info().Str("peer", e.Peer).Int("path", e.Path).Msg("heartbeats come over this path")

@@ -131,7 +131,7 @@ func (n *Node) newLink(p config.PairNode) *peer.Link {
 		Interval: n.cfg.Heartbeat.Interval.D(), Timeout: n.cfg.Heartbeat.Timeout.D(), Log: n.log,
 		Steady:  func() bool { return n.steady(p.Name) },
 		Secured: func(cs *tls.ConnectionState) error { return n.secured(p.Name, cs) },
-		Greeted: func() { n.greeted(p.Name) },
+		Greeted: func(cs *tls.ConnectionState) { n.greeted(p.Name, cs) },
 		Up:      func() { n.peerUp(p.Name) },
 		Down:    func(reason string) { n.peerDown(p.Name, reason) },
 		Message: func(pair, kind string, body []byte) { n.message(p.Name, pair, kind, body) },

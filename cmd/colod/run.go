@@ -38,8 +38,13 @@ unless --with-guests is given. Logs go to standard error.`,
 			if err := coordinator.RaisePriority(); err != nil {
 				log.Info().Err(err).Msg("colod runs with ordinary priority; give it CAP_SYS_NICE for shorter delays on a busy host")
 			}
+			self, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
 			n, err := coordinator.NewNode(coordinator.Options{
 				Config: cfg, Version: buildVersion(), Log: log, WithGuests: withGuests, Notify: coordinator.SystemdNotify,
+				Heartbeats: []string{self, heartbeatProcess},
 			})
 			if err != nil {
 				return err

@@ -38,7 +38,7 @@ type LinkOptions struct {
 	// nodes have greeted each other: what both sides take from it for
 	// themselves is expected when Greeted comes. Both may be nil.
 	Secured func(cs *tls.ConnectionState) error
-	Greeted func()
+	Greeted func(cs *tls.ConnectionState)
 
 	// The callbacks come from one goroutine at a time each and must not
 	// block. Up comes with every new connection, Down when the other node is
@@ -360,7 +360,7 @@ func (l *Link) run(raw net.Conn, conn *tls.Conn) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.write(l.o.Timeout) })
 	if l.o.Greeted != nil {
-		l.o.Greeted()
+		l.o.Greeted(&state)
 	}
 	l.o.Up()
 	err = l.read(c, r, buf)
