@@ -49,7 +49,10 @@ func (h *Host) OpenPath(p *config.Pair) (Path, error) {
 }
 
 // hostDataPath gives the proxy the coordinator's type of link.
-type hostDataPath struct{ *proxy.Proxy }
+type hostDataPath struct {
+	*proxy.Proxy
+	conns *connections
+}
 
 type hostLink struct{ *proxy.Link }
 
@@ -65,15 +68,17 @@ func (d hostDataPath) StartSecondary(ctx context.Context, l NetLink, s proxy.Ses
 
 // OpenDataPath starts the data path.
 func (h *Host) OpenDataPath(p *config.Pair, path Path, log zerolog.Logger, events func(proxy.Event)) (DataPath, error) {
+	conns := &connections{dir: vmDir(h.runDir, p.Name), log: log}
 	px, err := proxy.Open(proxy.Options{
-		Pair: p.Name, Tap: p.Network.Tap, Uplink: p.Network.Uplink, MAC: p.Network.HardwareAddr(), Path: path,
+		SaveFront: conns.save,
+		Pair:      p.Name, Tap: p.Network.Tap, Uplink: p.Network.Uplink, MAC: p.Network.HardwareAddr(), Path: path,
 		HoldMin: p.Hold.Min.D(), HoldMax: p.Hold.Max.D(), Log: log, Events: events,
 		Tolerances: p.Compared(), Context: h.context,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return hostDataPath{px}, nil
+	return hostDataPath{px, conns}, nil
 }
 
 // Link secures a connection of class net.

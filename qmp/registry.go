@@ -110,3 +110,16 @@ func cleanRunDir(dir string) error {
 	}
 	return nil
 }
+
+// Identity names the very process of the VM that is registered in dir: it differs for every launch. [ErrNoVM] if none
+// runs.
+func Identity(dir string) (string, error) {
+	r, err := readRegistry(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !r.alive() {
+		return "", ErrNoVM
+	}
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s %d %d", r.Boot, r.PID, r.Start), nil
+}

@@ -41,13 +41,15 @@ func Write(path, kind string, v any) error {
 	if b.Len() > MaxSize {
 		return fmt.Errorf("write %s: %d bytes, at most %d allowed", path, b.Len(), MaxSize)
 	}
-	if err := replace(path, b.Bytes()); err != nil {
+	if err := Replace(path, b.Bytes()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
 }
 
-func replace(path string, data []byte) error {
+// Replace replaces a file as a whole by data: after a crash at any moment there is the old content or the new one.
+// Directories are made as needed, for their owner only.
+func Replace(path string, data []byte) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
