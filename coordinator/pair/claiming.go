@@ -103,7 +103,7 @@ func (m *Machine) claimAgain() {
 	switch {
 	case m.rec.Ended:
 		m.toStopped(m.rec.Reason, stopEnd)
-	case m.rec.Speaker == m.cfg.Self && m.rec.Standby == "":
+	case m.rec.Speaker == m.cfg.Self && m.rec.Standby == "" && !m.doubt.on:
 		m.claimed()
 	case !m.rec.Exists(), m.rec.Speaker == m.cfg.Self, m.rec.Standby == m.cfg.Self:
 		m.claimSwap()

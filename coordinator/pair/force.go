@@ -69,7 +69,7 @@ func (m *Machine) forcedRecord(ev Event) {
 	switch {
 	case m.rec.Ended:
 		m.toStopped(m.rec.Reason, stopEnd)
-	case m.rec.Speaker == m.cfg.Self && m.rec.Standby == "":
+	case m.rec.Speaker == m.cfg.Self && m.rec.Standby == "" && !m.doubt.on:
 		m.forced = false
 		m.clear(timerForce)
 		m.warn("the record names this node now: what was forced is lawful")

@@ -91,11 +91,12 @@ type Machine struct {
 	rec   arbiter.Record
 	known bool
 	stale bool // a swap's outcome is not known: the record has to be read
+	doubt doubt
 	// Numbers of the operations whose results are awaited; 0 = none.
 	reading, swapping                             uint64
 	finding, launching, ending, checking, freeing uint64
 	muting, speaking                              uint64
-	next                                          arbiter.Record // what the swap under way, or of unknown outcome, writes
+	prev, next                                    arbiter.Record // what the swap under way, or of unknown outcome, is to replace, and writes
 
 	// The VM here.
 	vm       uint64 // number of the VM: the op that launched or found it; 0 = none
@@ -261,6 +262,7 @@ func (m *Machine) common(ev Event) bool {
 			return true
 		}
 		m.stale = false
+		m.doubt.saw(ev.Record.Generation, false)
 		m.learn(ev.Record)
 		if m.forced {
 			m.forcedRecord(ev)
@@ -273,9 +275,13 @@ func (m *Machine) common(ev Event) bool {
 		switch ev.Outcome {
 		case SwapWon, SwapLost:
 			m.stale = false
+			m.doubt.saw(ev.Record.Generation, ev.Outcome == SwapWon)
 			m.learn(ev.Record)
 		default:
 			m.stale = true
+			if ev.Outcome != SwapFailed {
+				m.doubt.write(m.prev.Generation)
+			}
 			m.warn(fmt.Sprintf("the record cannot be written (%s): %s", ev.Outcome, ev.Err))
 		}
 		if m.forced {
@@ -540,9 +546,38 @@ func (m *Machine) swap(next arbiter.Record, reason string) {
 	next.Pair = m.cfg.Pair
 	next.Generation = m.rec.Generation + 1
 	next.Reason = clip(reason)
-	m.next = next
+	if m.swapping != 0 {
+		m.doubt.write(m.prev.Generation) // the answer to that one is not waited for
+	}
+	m.prev, m.next = m.rec, next
 	m.swapping = m.newOp()
 	m.emit(Swap{Op: m.swapping, Prev: m.rec, Next: next})
+}
+
+// doubt is whether a write may still be on its way to the arbiter: one whose
+// outcome nobody knows, or one of a former run of colod. It can only be
+// applied to the generation that it was made for. While that is the record's,
+// reading the record decides nothing about what may be done alone: only a
+// swap of one's own that is won does, as nothing late can follow it.
+type doubt struct {
+	on    bool
+	gen   uint64
+	asked bool // the record was seen; before, all may be late
+}
+
+// write notes a write whose outcome is not known, for that generation.
+func (d *doubt) write(gen uint64) { d.on, d.gen = true, gen }
+
+// saw notes the record's generation as read, or as one's own swap made it.
+func (d *doubt) saw(gen uint64, own bool) {
+	switch {
+	case own:
+		*d = doubt{asked: true}
+	case !d.asked:
+		*d = doubt{on: true, gen: gen, asked: true}
+	case d.on && gen > d.gen:
+		d.on = false
+	}
 }
 
 func (m *Machine) launch(incoming bool) {

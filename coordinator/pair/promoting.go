@@ -22,9 +22,10 @@ type promotion struct {
 // what clients say to it need not wait for that.
 //
 // This is the only way to speak alone, so the record is looked at once more
-// here: if it names a standby after all, it has to be won first.
+// here: if it names a standby after all, or may come to by a write that is
+// late, it has to be won first.
 func (m *Machine) toPromoting(stage promoteStage, how How, reason string) {
-	if !m.forced && (m.rec.Speaker != m.cfg.Self || m.rec.Standby != "" || m.rec.Ended) {
+	if !m.forced && (m.rec.Speaker != m.cfg.Self || m.rec.Standby != "" || m.rec.Ended || m.doubt.on) {
 		m.toClaiming(claim{how: how}, reason)
 		return
 	}

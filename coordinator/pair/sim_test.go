@@ -270,6 +270,9 @@ func (w *simWorld) check() {
 	for _, n := range w.n {
 		if (n.path == pathSolo || n.path == pathPrimary) && n.vm != nil && n.vm.alive {
 			alone += n.name
+			if w.rec.Speaker != n.name || w.rec.Standby != "" {
+				w.fail(n.name + " may speak alone, and the record does not say so")
+			}
 		}
 	}
 	if len(alone) > 1 {
@@ -320,6 +323,17 @@ func (n *simNode) act(a Action) {
 		})
 	case Swap:
 		lose := w.chance(10)
+		if w.chance(15) { // the write comes late, when nobody waits for it any more
+			w.after(w.delay(5*m, 2*time.Second), func() {
+				if w.rec == a.Prev {
+					w.rec = a.Next
+					w.logf("record, late: %v", w.rec)
+					w.check()
+				}
+			})
+			n.lane(&n.laneArb, 500*u, 10*m, func() Event { return Swapped{Op: a.Op, Outcome: SwapUnknown} })
+			break
+		}
 		n.lane(&n.laneArb, 500*u, 10*m, func() Event {
 			ev := Swapped{Op: a.Op}
 			switch {

@@ -83,7 +83,7 @@ type Transition struct {
 var Transitions = []Transition{
 	{Idle, Standby, "the record names the other node as speaker, or there is none and this node is not the first of the pair"},
 	{Idle, Promoting, "the record names this node and no standby: the VM found is adopted, or one is launched"},
-	{Idle, Claiming, "the record names this node and a standby, and the VM found here, or nobody's, is to go on; or a secondary was found here and the speaker does not answer"},
+	{Idle, Claiming, "the record names this node and a standby, and the VM found here, or nobody's, is to go on; or a secondary was found here and the speaker does not answer; or the guest is here or to be started, and a write of the former colod may still be on its way"},
 	{Idle, Fenced, "a VM was found here although the record names the other node"},
 	{Idle, Stopped, "the record says that the guest was ended, or it was migrated away by somebody else"},
 
