@@ -26,6 +26,9 @@ func TestStatesDocument(t *testing.T) {
 	if d := cmp.Diff(want, string(have)); d != "" {
 		t.Errorf("docs/pair-states.md is not what the code says; run go generate ./coordinator/pair (-code +file):\n%s", d)
 	}
+	if len(wishes) != len(Ops) {
+		t.Errorf("%d operations are described, there are %d", len(wishes), len(Ops))
+	}
 	if len(meanings) != len(stateNames) {
 		t.Errorf("%d states have a meaning, there are %d", len(meanings), len(stateNames))
 	}
