@@ -80,6 +80,8 @@ func writeExample(b *strings.Builder, t reflect.Type, depth int, item bool, off 
 			fmt.Fprintf(b, "%s%s%s: {}\n", lead, off, f.name)
 		case f.sf.Tag.Get("required") == "true":
 			fmt.Fprintf(b, "%s%s: %s\n", lead, f.name, quote(f.sf.Tag.Get("example")))
+		case off == "" && f.sf.Tag.Get("example") != "": // in a block that is commented out as a whole
+			fmt.Fprintf(b, "%s%s: %s\n", lead, f.name, quote(f.sf.Tag.Get("example")))
 		default:
 			fmt.Fprintf(b, "%s%s%s: %s\n", lead, off, f.name, quote(f.sf.Tag.Get("default")))
 		}

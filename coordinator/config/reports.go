@@ -22,9 +22,9 @@ type Reports struct {
 type Tolerance struct {
 	Name       string `yaml:"name" required:"true" example:"date" doc:"Name of the rule, in counters and reports."`
 	Protocol   string `yaml:"protocol" default:"tcp" enum:"tcp,udp" doc:"Transport."`
-	Port       int    `yaml:"port" default:"0" min:"0" max:"65535" doc:"The guest's port; 0 is any if peer_port is given."`
+	Port       int    `yaml:"port" default:"0" example:"80" min:"0" max:"65535" doc:"The guest's port; 0 is any if peer_port is given."`
 	PeerPort   int    `yaml:"peer_port" default:"0" min:"0" max:"65535" doc:"The other end's port, for connections that the guest opens."`
-	Header     string `yaml:"header" default:"" doc:"Name of an HTTP/1 response header whose value may differ, such as Date. Two dates may be at most a minute apart."`
+	Header     string `yaml:"header" default:"" example:"Date" doc:"Name of an HTTP/1 response header whose value may differ, such as Date. Two dates may be at most a minute apart."`
 	Pattern    string `yaml:"pattern" default:"" doc:"Regular expression (Go syntax) that must match both sides at the same place with the same length; only what is in its one group (...) may differ."`
 	Uncompared bool   `yaml:"uncompared" default:"false" doc:"If true, datagrams of this port are released without any comparison; for udp only."`
 }
