@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"colod/coordinator/pair"
 	"colod/internal/frame"
@@ -71,7 +72,7 @@ func (n *node) act(a pair.Action) {
 		n.launch(a)
 	case pair.EndVM:
 		n.onVM(ms, 30*ms, func() pair.Event {
-			if v := n.vm; v != nil && w.opt.Mutation != FencedLives {
+			if v := n.vm; v != nil {
 				v.kill(false)
 			}
 			return pair.VMGone{Op: a.Op}
@@ -142,6 +143,9 @@ func (n *node) act(a pair.Action) {
 	case pair.Hold:
 		n.hold(a)
 	case pair.MarkStopped:
+		if w.opt.Mutation == CoverEarly {
+			n.px.Do(nil, func(ctx context.Context, p *proxy.Proxy) error { return p.EndCheckpoint(ctx, a.N, a.At) })
+		}
 		n.px.Do(nil, func(_ context.Context, p *proxy.Proxy) error { p.Stopped(a.N, a.At); return nil })
 		n.turnSoon()
 	case pair.Cover:
@@ -149,6 +153,13 @@ func (n *node) act(a pair.Action) {
 			if n.sess == nil || n.sess.cut {
 				reply(errSim)
 				return
+			}
+			switch w.opt.Mutation {
+			case CoverEarly: // it has been covered already
+				reply(nil)
+				return
+			case CoverLate:
+				a.At = a.At.Add(20 * time.Millisecond)
 			}
 			n.px.Do(reply, func(ctx context.Context, p *proxy.Proxy) error { return p.EndCheckpoint(ctx, a.N, a.At) })
 		}, func(err string) pair.Event {
@@ -309,7 +320,7 @@ func (n *node) free(a pair.FreeVM) {
 		if !bad {
 			at := n.wallTime()
 			v.free()
-			if secondary && s != nil && v.loads > s.told {
+			if secondary && s != nil && v.loads > s.told && w.opt.Mutation != LoadUntold {
 				s.told = v.loads
 				n.px.SecondaryStopped(at)
 				n.px.SecondaryResumed(at)
@@ -564,12 +575,14 @@ func (n *node) powerOff() {
 
 // guestLost lets clients give their connections up: the guest they knew is no more, and nobody has a copy.
 func (w *world) guestLost() {
+	for _, f := range w.flows {
+		f.lost = true
+	}
 	for _, c := range w.clients {
 		f := c.flow
 		if f == nil {
 			continue
 		}
-		f.lost = true
 		w.after(w.between(ms, 2*sec), func() {
 			if c.flow == f {
 				c.finish()

@@ -16,20 +16,21 @@ const (
 	OutputUnchecked
 	// NoCompare: the arbiter writes without looking at what is there.
 	NoCompare
-	// FencedLives: a VM that was to be ended lives on, and DeafMute: a node that was to be silent speaks on.
-	FencedLives
+	// DeafMute: a node that was to be silent speaks on.
 	DeafMute
 	// CoverEarly: output is released as covered before the checkpoint has been taken.
 	CoverEarly
-	// InputDropped: the secondary's guest is not given some of its input; that alone must be harmless.
+	// CoverLate: output of after the checkpoint is released as covered by it.
+	CoverLate
+	// LoadUntold: a secondary that goes on from a checkpoint whose end its data path does not know speaks all the same.
+	LoadUntold
+	// InputDropped: the secondary's guest is not given some of its input. That alone must be harmless.
 	InputDropped
-	// LateStart: colod's data path takes frames of after a checkpoint for covered ones.
-	LateCover
 	numMutations
 )
 
 var mutationNames = [numMutations]string{"none", "ack before log", "promotion without the record", "watermark ignored", "output unchecked",
-	"swap without compare", "fenced VM lives", "deaf mute", "cover early", "input dropped", "late cover"}
+	"swap without compare", "deaf mute", "cover early", "cover late", "load untold", "input dropped"}
 
 func (m Mutation) String() string {
 	if m < numMutations {

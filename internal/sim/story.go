@@ -114,7 +114,7 @@ const debugPanics = false
 func (w *world) whole() bool {
 	sp, se := 0, 0
 	for _, n := range w.nodes {
-		if !n.up || n.exited {
+		if !n.up || n.exited || n.m.Paused() {
 			return false
 		}
 		switch {
