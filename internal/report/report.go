@@ -217,3 +217,11 @@ func Clean(s string, n int) string {
 	}
 	return string(out)
 }
+
+// Of is the report of a divergence that no collector has seen, such as one of a replay: without checkpoint and number.
+func Of(v *compare.Divergence, at time.Time) *Report {
+	r := fromDivergence(v)
+	r.Time = at.UTC()
+	r.Cause = Classify(r.evidence())
+	return r
+}
