@@ -135,6 +135,8 @@ func labFlags(c *cobra.Command, opt *Options) {
 	f.StringVar(&opt.Mode, "mode", "lockstep", "mode of protection")
 	f.IntVar(&opt.SMP, "smp", 1, "processors of the guest")
 	f.StringVar(&opt.Memory, "memory", "256M", "memory of the guest")
+	f.StringVar(&opt.Disk, "disk", "", "size of a replicated disk with an ext4 file system, on which redis keeps its data; empty for none")
+	f.Lookup("disk").NoOptDefVal = "64M"
 	f.StringVar(&opt.Accel, "accel", "auto", "kvm, tcg, or auto: KVM where it works")
 	f.StringVar(&opt.LogLevel, "log", "info", "what the daemons log: debug, info, warn or error")
 	f.StringVar(&opt.Encryption, "encryption", "plain", "of the state stream between the nodes: tls or plain")

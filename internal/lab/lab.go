@@ -40,6 +40,7 @@ type Options struct {
 	Bare     bool   // the hosts only, without guest and daemons
 	SMP      int    // processors of the guest; 1
 	Memory   string // memory of the guest, as QEMU takes it; "256M"
+	Disk     string // size of a replicated disk with an ext4 file system for redis' data, such as "64M"; "": none
 	Accel    string // "kvm", "tcg", or "auto": the first that works; "auto"
 	Program  string // the colod binary for nodes and guest; this process's own
 	LogLevel string // of the daemons; "info"
@@ -79,6 +80,7 @@ type state struct {
 	Bare       bool   `json:"bare,omitempty"`
 	SMP        int    `json:"smp"`
 	Memory     string `json:"memory"`
+	Disk       string `json:"disk,omitempty"`
 	LogLevel   string `json:"log_level"`
 	Encryption string `json:"encryption"`
 	Nodes      int    `json:"nodes"`
@@ -258,6 +260,12 @@ func Up(ctx context.Context, opt Options) (_ *Lab, err error) {
 	rand.Read(seed)
 	l.state.Accel, l.state.Why = verdict.Accel, verdict.Why
 	l.state.Kernel, l.state.Initrd, l.state.Append = img.Kernel, img.Initrd, img.Append(seed)
+	if l.state.Disk != "" {
+		l.state.Append += " colod.disk=vda"
+		if err := l.makeDisk(ctx); err != nil {
+			return nil, err
+		}
+	}
 	l.state.SSHKey, l.state.Known, l.state.CACert = img.SSHKey, img.Known, img.CACert
 	if l.state.Accel == "tcg" && !l.state.Native {
 		if l.state.Shim, err = buildShim(ctx); err != nil {
@@ -316,7 +324,7 @@ func (l *Lab) claim(opt Options) error {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	l.state = state{
 		Name: l.Name, PID: os.Getpid(), Boot: strings.TrimSpace(string(boot)), Program: opt.Program,
-		Mode: opt.Mode, Native: opt.Native, Bare: opt.Bare, SMP: opt.SMP, Memory: opt.Memory,
+		Mode: opt.Mode, Native: opt.Native, Bare: opt.Bare, SMP: opt.SMP, Memory: opt.Memory, Disk: opt.Disk,
 		LogLevel: opt.LogLevel, Encryption: opt.Encryption, Nodes: opt.Nodes, Registered: opt.Registered, Paths: opt.Paths, NoRestart: opt.NoRestart,
 	}
 	if opt.Arbiter == "etcd" {

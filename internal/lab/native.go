@@ -44,6 +44,9 @@ func (l *Lab) startNative(ctx context.Context) error {
 		"-netdev", "tap,id=net0,ifname=vm0,script=no,downscript=no,vhost=off",
 		"-device", "virtio-net-pci,netdev=net0,romfile=,mac=" + GuestMAC,
 		"-qmp", "unix:" + filepath.Join(dir, "qmp.sock") + ",server=on,wait=off"}
+	if l.state.Disk != "" {
+		args = append(args, "-drive", "if=virtio,format=raw,file="+l.DiskImage(NodeA))
+	}
 	return l.startDetached("ip", args, filepath.Join(dir, "qemu.log"), nil)
 }
 

@@ -54,6 +54,9 @@ pairs:
 {{- if .State.Shim}}
       env: {LD_PRELOAD: {{q .State.Shim}}} # lets QEMU run COLO without KVM
 {{- end}}
+{{- if .State.Disk}}
+    disks: [{path: {{q .Image}}, format: raw, size: {{.State.Disk}}}]
+{{- end}}
     mode: {{.State.Mode}}
 {{- if eq .State.Accel "tcg"}}
     hold: {min: 200ms, max: 1s} # an emulated guest is slow after a checkpoint: its code is translated anew
@@ -109,7 +112,7 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 		"Lab": l.Name, "Node": node, "Address": address(replNet, node), "Nodes": nodes, "Endpoints": l.endpoints(), "Unlisted": l.unlisted(node),
 		"StateDir": filepath.Join(dir, "state"), "RunDir": l.runDir(node), "Arbiter": filepath.Join(l.dir, "arbiter"),
 		"Timeout": heartbeatTimeout(l.state.Accel), "LogLevel": l.state.LogLevel, "Pair": pairName, "Bridge": Bridge,
-		"MAC": GuestMAC, "CPU": cpuModel(l.state.Accel), "State": l.state, "Encryption": l.state.Encryption,
+		"MAC": GuestMAC, "CPU": cpuModel(l.state.Accel), "State": l.state, "Image": l.DiskImage(node), "Encryption": l.state.Encryption,
 	})
 	if err != nil {
 		return err

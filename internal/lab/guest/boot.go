@@ -40,10 +40,33 @@ func boot() error {
 	if err := unix.Sethostname([]byte("guest")); err != nil {
 		return fmt.Errorf("set hostname: %w", err)
 	}
-	if err := loadModules(); err != nil {
+	if err := loadModules("order"); err != nil {
 		return err
 	}
+	if name := args["colod.disk"]; name != "" {
+		if err := mountDisk(name); err != nil {
+			return err
+		}
+	}
 	return network(args)
+}
+
+// mountDisk makes the first disk's file system the servers' data directory.
+func mountDisk(name string) error {
+	if err := loadModules("disk-order"); err != nil {
+		return err
+	}
+	dev := "/dev/" + name
+	for range 200 { // the driver's probe may still be running
+		if _, err := os.Stat(dev); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := unix.Mount(dev, dataDir, "ext4", unix.MS_NOATIME, "errors=remount-ro"); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("mount %s at %s: %w", dev, dataDir, err)
+	}
+	return nil
 }
 
 func cmdline() map[string]string {
@@ -78,8 +101,8 @@ func seed(text string) error {
 	return nil
 }
 
-func loadModules() error {
-	order, err := os.ReadFile("/lib/modules/order")
+func loadModules(list string) error {
+	order, err := os.ReadFile(filepath.Join("/lib/modules", list))
 	if err != nil {
 		return fmt.Errorf("load drivers: %w", err)
 	}

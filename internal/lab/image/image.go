@@ -35,7 +35,7 @@ const (
 
 // format changes whenever the base's content is put together differently, so
 // that an image cached by another version of colod is not taken for ours.
-const format = "1"
+const format = "2"
 
 // modules are the guest's drivers in loading order: virtio_ring has to come
 // before virtio, or the guest is left without network and disk.
@@ -51,6 +51,16 @@ var modules = []string{
 	"drivers/block/virtio_blk.ko",
 	"drivers/acpi/button.ko",
 	"drivers/input/evdev.ko",
+}
+
+// diskModules are the drivers of a file system on a disk, loaded only by a guest that has one.
+var diskModules = []string{
+	"crypto/crc32c_generic.ko",
+	"lib/libcrc32c.ko",
+	"lib/crc16.ko",
+	"fs/mbcache.ko",
+	"fs/jbd2/jbd2.ko",
+	"fs/ext4/ext4.ko",
 }
 
 // programs are the dynamically linked servers, by their path in the packages.
@@ -253,16 +263,21 @@ func (b Builder) base(ctx context.Context, dir string) error {
 	c.Char("/dev/console", 0o600, 5, 1)
 	c.Char("/dev/null", 0o666, 1, 3)
 
-	var order []string
-	for _, m := range modules {
-		f, ok := kernel["/lib/modules/"+version+"/kernel/"+m]
-		if !ok {
-			continue // built into this kernel
+	for _, list := range []struct {
+		name    string
+		modules []string
+	}{{"order", modules}, {"disk-order", diskModules}} {
+		var order []string
+		for _, m := range list.modules {
+			f, ok := kernel["/lib/modules/"+version+"/kernel/"+m]
+			if !ok {
+				continue // built into this kernel
+			}
+			c.File("/lib/modules/"+path.Base(m), 0o644, f.data)
+			order = append(order, path.Base(m))
 		}
-		c.File("/lib/modules/"+path.Base(m), 0o644, f.data)
-		order = append(order, path.Base(m))
+		c.File("/lib/modules/"+list.name, 0o644, []byte(strings.Join(order, "\n")+"\n"))
 	}
-	c.File("/lib/modules/order", 0o644, []byte(strings.Join(order, "\n")+"\n"))
 
 	busybox, ok := resolve(tree, "/bin/busybox")
 	if !ok {
