@@ -42,6 +42,9 @@ func TestSeeds(t *testing.T) {
 				t.Errorf("seed %d: %s: %s", seed, res.Kind, res.Failed)
 			}
 		}
+		if done := seed - first + 1; done%20000 == 0 {
+			fmt.Printf("%d seeds, %d failed, %.0f a minute\n", done, bad, float64(done)/time.Since(began).Minutes())
+		}
 	}
 	took := time.Since(began)
 	t.Logf("%d seeds in %v (%.0f a minute), %d failed, %v of simulated time; %+v", seeds, took.Round(time.Millisecond),

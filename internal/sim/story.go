@@ -33,7 +33,7 @@ type plan struct {
 func makePlan(r *rand.Rand) plan {
 	b := r.Uint64()
 	bit := func() bool { b >>= 1; return b&1 != 0 }
-	p := plan{nodes: 2, clients: 1 + r.IntN(3), volatile: bit(), cuts: bit(), timestamps: bit(), partial: bit(), lossy: bit(), grams: bit(),
+	p := plan{nodes: 2, clients: 1 + r.IntN(2)*r.IntN(3), volatile: bit(), cuts: bit(), timestamps: bit(), partial: bit(), lossy: bit(), grams: bit(),
 		pingPong: bit(), cutsPipe: bit(), steps: bit()}
 	if r.IntN(3) == 0 {
 		p.nodes = 3
@@ -43,7 +43,10 @@ func makePlan(r *rand.Rand) plan {
 	p.wire = 20*us + r.Int64N(ms)
 	p.lag = 50*us + r.Int64N(2*ms)
 	p.idle = sec + r.Int64N(4*sec)
-	p.pause = 5*ms + r.Int64N(500*ms)
+	p.pause = 5*ms + r.Int64N(80*ms)
+	if r.IntN(6) != 0 {
+		p.pause = 200*ms + r.Int64N(1500*ms)
+	}
 	p.single = r.IntN(4) == 0
 	p.faults = r.IntN(9)
 	if p.single {
