@@ -16,6 +16,7 @@ import (
 	"colod/compare"
 	"colod/coordinator/arbiter"
 	"colod/coordinator/config"
+	"colod/coordinator/mode"
 	"colod/coordinator/pair"
 	"colod/coordinator/placement"
 	"colod/internal/certs"
@@ -58,6 +59,9 @@ type driver struct {
 	asks     map[uint64]chan string
 	askID    uint64
 	stats    stats
+	mode     *mode.Controller // loop only, as is buffered
+	buffered bool             // the mode that the data path was told
+	epochs   atomic.Bool      // the same, for other goroutines
 	reports  reporter
 	offers   []*session // asked for by a speaker, not launched for yet; loop only
 	known    peerSet    // nodes that have to do with the pair
@@ -137,6 +141,7 @@ func newDriver(o driverOptions) (*driver, error) {
 		Retrigger: cfg.Checkpoint.Retrigger.D(), SyncTimeout: cfg.Checkpoint.SyncTimeout.D(),
 	})
 	d.vmLane, d.pathLane, d.arbLane, d.disk = newLane(), newLane(), newLane(), newLane()
+	d.startMode()
 	d.post(pair.Start{Boot: o.Boot})
 	d.restoreMaintenance()
 	go d.loop()

@@ -183,7 +183,9 @@ func (d *driver) cover(a pair.Cover) {
 			if err := d.data.EndCheckpoint(ctx, a.N, a.At); err != nil {
 				ev.Err = err.Error()
 			} else {
-				d.data.SetCheckpointCost(d.stats.done(a.N))
+				cost, took, diverged := d.stats.done(a.N)
+				d.data.SetCheckpointCost(cost)
+				d.box.post(func() { d.lookAtMode(took, diverged) })
 				d.reports.done(a.N, &d.stats)
 			}
 		}

@@ -82,6 +82,7 @@ type fakeData struct {
 	mu      sync.Mutex
 	role    string
 	link    NetLink
+	count   func(*proxy.Stats) // what it has counted; nil: next to nothing
 	stopped int
 	resumed int
 }
@@ -139,6 +140,7 @@ func (d *fakeData) EndCheckpoint(context.Context, uint64, time.Time) error {
 }
 func (d *fakeData) Stopped(uint64, time.Time)       {}
 func (d *fakeData) SetCheckpointCost(time.Duration) {}
+func (d *fakeData) SetBuffered(bool)                {}
 
 func (d *fakeData) SecondaryStopped(time.Time) {
 	d.mu.Lock()
@@ -155,7 +157,11 @@ func (d *fakeData) SecondaryResumed(time.Time) {
 func (d *fakeData) Stats() proxy.Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return proxy.Stats{Role: d.role, Mode: "pass", ReleasedFrames: 1}
+	s := proxy.Stats{Role: d.role, Mode: "pass", ReleasedFrames: 1}
+	if d.count != nil {
+		d.count(&s)
+	}
+	return s
 }
 
 func (d *fakeData) Close() error {

@@ -70,6 +70,7 @@ type DataPath interface {
 	GoSolo(context.Context) error
 	Promote(context.Context) error
 	SetCheckpointCost(time.Duration)
+	SetBuffered(bool)
 	Stats() proxy.Stats
 	Close() error
 }

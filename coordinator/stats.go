@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"colod/compare"
+	"colod/coordinator/pair"
 	"colod/internal/loghist"
 	"colod/qmp/relay"
 )
@@ -68,16 +69,18 @@ func (s *stats) lastResume() time.Time {
 }
 
 // done counts checkpoint n and returns what a checkpoint costs at present:
-// the time from its request to the release of what it covers.
-func (s *stats) done(n uint64) time.Duration {
+// the time from its request to the release of what it covers; and for this one
+// alone the same, and whether divergence had asked for it.
+func (s *stats) done(n uint64) (cost, took time.Duration, diverged bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n != s.n {
-		return s.cost
+		return s.cost, s.cost, false
 	}
 	s.count++
 	for _, r := range s.now {
 		s.reasons[r]++
+		diverged = diverged || !pair.Planned(r)
 	}
 	if pause := s.resumeT.Sub(s.stopAt); !s.stopAt.IsZero() && pause >= 0 {
 		s.pauses[s.paused%len(s.pauses)] = pause
@@ -85,12 +88,12 @@ func (s *stats) done(n uint64) time.Duration {
 		s.longest = max(s.longest, pause)
 		s.stop.Add(pause)
 	}
-	took := time.Since(s.began)
+	took = time.Since(s.began)
 	if s.cost == 0 {
 		s.cost = took
 	}
 	s.cost += (took - s.cost) / 8
-	return s.cost
+	return s.cost, took, diverged
 }
 
 // relayed counts a checkpoint's bytes, on the relay's goroutine.

@@ -166,7 +166,7 @@ func (d *driver) role() (r pair.Role) {
 
 // status is the present status of the pair.
 func (d *driver) status() (PairStatus, bool) {
-	st := PairStatus{Pair: d.cfg.Name, Node: d.node, Mode: d.cfg.Mode, Peers: []Peer{}}
+	st := PairStatus{Pair: d.cfg.Name, Node: d.node, Mode: d.modeNow(), Peers: []Peer{}}
 	ok := d.call(func() {
 		st.State, st.Role, st.Reason = d.m.State().String(), d.m.Role().String(), d.m.Reason()
 		rec := d.m.Record()

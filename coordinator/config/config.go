@@ -102,7 +102,8 @@ type Pair struct {
 	Network     Network     `yaml:"network" required:"true" doc:"How the guest reaches the network on this node."`
 	VM          VM          `yaml:"vm" required:"true" doc:"The virtual machine. What the guest sees must be the same on both nodes."`
 	Disks       []Disk      `yaml:"disks" other:"true" doc:"The guest's disks, in the order in which it sees them as virtio block devices. Layout and sizes must be the same on all nodes; paths may differ."`
-	Mode        string      `yaml:"mode" default:"lockstep" enum:"lockstep" doc:"In lockstep, output is released when both guests agree, and divergence causes a checkpoint."`
+	Mode        string      `yaml:"mode" default:"lockstep" enum:"lockstep,epoch,adaptive" doc:"In lockstep, output is released when both guests agree, and divergence causes a checkpoint. In epoch, it waits for the next periodic checkpoint. With adaptive, the pair is in the one that needs fewer checkpoints at present."`
+	Epoch       Epoch       `yaml:"epoch" doc:"Periodic checkpoints, in the modes epoch and adaptive."`
 	Hold        Hold        `yaml:"hold" doc:"How long a frame may wait for agreement before a checkpoint is taken. Between the bounds it follows the measured cost of a checkpoint."`
 	Checkpoint  Checkpoint  `yaml:"checkpoint" doc:"Checkpoints."`
 	State       State       `yaml:"state" doc:"The stream of the guest's memory and devices between the nodes."`
@@ -155,6 +156,12 @@ type Disk struct {
 type Hold struct {
 	Min Duration `yaml:"min" default:"5ms" doc:"Lower bound of the hold budget."`
 	Max Duration `yaml:"max" default:"200ms" doc:"Upper bound of the hold budget."`
+}
+
+// Epoch configures periodic checkpoints.
+type Epoch struct {
+	Interval     Duration `yaml:"interval" default:"25ms" doc:"How long the guest runs between two checkpoints, at least 5ms; with a latency_bound, at most."`
+	LatencyBound Duration `yaml:"latency_bound" default:"0s" doc:"What the longest wait of output is to stay below: the interval follows from it and from how long checkpoints take. 0s means none."`
 }
 
 // Checkpoint configures checkpoints.

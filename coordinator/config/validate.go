@@ -406,6 +406,11 @@ func (ck checker) timing(p *Pair, key string) {
 	if p.Hold.Max.D() > 10*time.Second {
 		ck.bad(key+".hold.max", fmt.Sprintf("%s is out of range", p.Hold.Max), "use at most 10s")
 	}
+	if e := p.Epoch; e.Interval.D() < 5*time.Millisecond || e.Interval.D() > 10*time.Second {
+		ck.bad(key+".epoch.interval", fmt.Sprintf("%s is out of range", e.Interval), "use 5ms to 10s")
+	} else if e.LatencyBound != 0 && (e.LatencyBound.D() < 5*time.Millisecond || e.LatencyBound.D() > 10*time.Second) {
+		ck.bad(key+".epoch.latency_bound", fmt.Sprintf("%s is out of range", e.LatencyBound), "use 5ms to 10s, or 0s for none")
+	}
 	c := p.Checkpoint
 	if c.IdleInterval != 0 && (c.IdleInterval.D() < 50*time.Millisecond || c.IdleInterval.D() > time.Hour) {
 		ck.bad(key+".checkpoint.idle_interval", fmt.Sprintf("%s is out of range", c.IdleInterval), "use 50ms to 1h, or 0s for none")

@@ -25,8 +25,8 @@ const (
 // Config of a pair.
 type Config struct {
 	Kind Kind
-	// Interval is the time between the beginnings of two epochs, at least MinInterval; 0: DefaultInterval. With a
-	// LatencyBound it is the longest one.
+	// Interval is how long the guest runs between two checkpoints, at least MinInterval; 0: DefaultInterval, or with a
+	// LatencyBound that. With a LatencyBound it is the longest one.
 	Interval time.Duration
 	// LatencyBound, if not 0, is what the longest wait of a frame in epoch mode is to stay below: the interval follows
 	// from it and from how long checkpoints take.
@@ -55,7 +55,7 @@ const (
 // Decision is how the pair is kept in step from the next checkpoint on.
 type Decision struct {
 	Buffered bool
-	Interval time.Duration // between the beginnings of checkpoints, when Buffered
+	Interval time.Duration // how long the guest runs until the next checkpoint, when Buffered
 	Reason   string        // why, when Buffered has changed
 }
 
@@ -88,8 +88,8 @@ func (c *Controller) Decision() Decision {
 	return Decision{Buffered: c.buffered, Interval: c.interval()}
 }
 
-// interval is the time between the beginnings of two epochs. The longest wait of a frame is one interval and the checkpoint
-// that ends it.
+// interval is how long the guest runs between two checkpoints. The longest wait of a frame is that and the checkpoint that
+// follows.
 func (c *Controller) interval() time.Duration {
 	if c.cfg.LatencyBound == 0 {
 		return c.cfg.Interval
@@ -122,9 +122,10 @@ func (c *Controller) Look(now time.Duration) Decision {
 		d.Reason = fmt.Sprintf("lock-step is tried again after %s in epochs", round(in))
 		return d
 	}
-	limit := in.Seconds() / c.interval().Seconds() // checkpoints that epochs would have needed meanwhile
+	each := c.interval().Seconds() + c.total
+	limit := in.Seconds() / each // checkpoints that epochs would have needed meanwhile
 	switch n := float64(c.count); {
-	case in < window && (!c.trying || n < more*window.Seconds()/c.interval().Seconds()):
+	case in < window && (!c.trying || n < more*window.Seconds()/each):
 		return c.Decision() // too early to tell, unless a trial has failed already
 	case n >= more*limit && n >= 2:
 		rate := n / in.Seconds()
@@ -133,7 +134,7 @@ func (c *Controller) Look(now time.Duration) Decision {
 		}
 		c.buffered, c.since, c.trying = true, now, false
 		d := c.Decision()
-		d.Reason = fmt.Sprintf("output diverged %.0f times a second; epochs of %s need %.0f checkpoints", rate, d.Interval, 1/d.Interval.Seconds())
+		d.Reason = fmt.Sprintf("output diverged %.0f times a second; epochs of %s need %.0f checkpoints", rate, d.Interval, 1/each)
 		return d
 	case n <= fewer*limit:
 		c.trial, c.trying = firstTrial, false

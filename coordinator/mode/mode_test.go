@@ -76,7 +76,7 @@ func TestAdaptiveFollowsTheLoad(t *testing.T) {
 
 // TestAdaptiveDoesNotOscillate: near the break-even the mode does not matter, so it stays.
 func TestAdaptiveDoesNotOscillate(t *testing.T) {
-	even := 1 / DefaultInterval.Seconds()
+	even := 1 / (DefaultInterval + 3*time.Millisecond).Seconds()
 	for _, f := range []float64{0.8, 0.9, 1, 1.1, 1.2} {
 		_, ch := play(New(Config{Kind: Adaptive}, 0), 0, 10*time.Minute, constant(f*even))
 		if len(ch) > 2 {

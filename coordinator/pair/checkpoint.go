@@ -51,6 +51,9 @@ const (
 	reasonManual = "manual"
 )
 
+// Planned says whether a reason of a checkpoint is other than divergence.
+func Planned(reason string) bool { return reason == reasonTimer || reason == reasonManual }
+
 // request asks for a checkpoint: now, or after the one under way.
 func (m *Machine) request(reason string) {
 	m.pending.add(reason)
@@ -196,6 +199,9 @@ func (m *Machine) checkpointFailed(reason string) {
 	}
 	m.peerUnusable(reason)
 }
+
+// SetIdleInterval changes Config.IdleInterval. It counts from the end of the next checkpoint on, or from the next event.
+func (m *Machine) SetIdleInterval(d time.Duration) { m.cfg.IdleInterval = d }
 
 func (m *Machine) setIdle() {
 	if m.cfg.IdleInterval > 0 {
