@@ -38,10 +38,13 @@ type fakePlatform struct {
 	launchErr error
 	data      *fakeData
 	paths     []string // what was done with the path
+	facts     HostFacts
 }
 
 func newFakePlatform(cfg *config.Config, hosts *fakeHosts) *fakePlatform {
-	return &fakePlatform{Host: NewHost(cfg), hosts: hosts}
+	return &fakePlatform{Host: NewHost(cfg), hosts: hosts, facts: HostFacts{
+		QEMU: "7.2.0", Machines: []string{"pc"}, Models: []string{"qemu64"}, Accel: []string{"tcg"},
+	}}
 }
 
 type fakePath struct{ p *fakePlatform }
@@ -227,10 +230,7 @@ func (p *fakePlatform) AdoptVM(_ context.Context, dir string) (VM, error) {
 	return nil, qmp.ErrNoVM
 }
 
-// Facts are those of a large host.
-func (p *fakePlatform) Facts(context.Context, string) HostFacts {
-	return HostFacts{QEMU: "7.2.0", Machines: []string{"pc"}, Models: []string{"qemu64"}, Accel: []string{"tcg"}}
-}
+func (p *fakePlatform) Facts(context.Context, string) HostFacts { return p.facts }
 
 func (p *fakePlatform) EndStale(context.Context, string) error { return nil }
 

@@ -71,15 +71,17 @@ type Node struct {
 	audit *audit
 
 	mu      sync.RWMutex
-	others  map[string]*other  // the other nodes, by name
-	beating map[string]bool    // those whose heartbeats come
-	drivers map[string]*driver // by pair name
-	order   []string           // of the pairs: the configuration's first
-	making  map[string]bool    // pairs whose driver is being made
-	started bool               // links are started as they are made
-	closed  bool               // nothing new is taken
+	others  map[string]*other    // the other nodes, by name
+	beating map[string]bool      // those whose heartbeats come
+	drivers map[string]*driver   // by pair name
+	order   []string             // of the pairs: the configuration's first
+	making  map[string]bool      // pairs whose driver is being made
+	told    map[string]time.Time // refusals, when they were told
+	started bool                 // links are started as they are made
+	closed  bool                 // nothing new is taken
 
 	changed  chan struct{} // a pair's state did
+	strange  chan struct{} // somebody unknown has knocked
 	quit     chan bool     // asks Run to end, with the guests or without
 	quitOnce sync.Once
 }
@@ -93,7 +95,7 @@ func NewNode(opt Options) (*Node, error) {
 	n := &Node{
 		opt: opt, cfg: opt.Config, log: opt.Log, start: time.Now(), hub: newHub(),
 		others: map[string]*other{}, beating: map[string]bool{},
-		drivers: map[string]*driver{}, making: map[string]bool{}, changed: make(chan struct{}, 1), quit: make(chan bool, 1),
+		drivers: map[string]*driver{}, making: map[string]bool{}, changed: make(chan struct{}, 1), strange: make(chan struct{}, 1), quit: make(chan bool, 1),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	var b [8]byte

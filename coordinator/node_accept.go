@@ -32,7 +32,30 @@ func (n *Node) secure(ctx context.Context, raw net.Conn) (*tls.Conn, string, err
 	return conn, name, nil
 }
 
+// refusedAgain is how long the same refusal is not told again.
+const refusedAgain = 30 * time.Second
+
 func (n *Node) refused(class peer.Class, raw net.Conn, err error) {
+	// A node that is not known yet may be in the registry.
+	select {
+	case n.strange <- struct{}{}:
+	default:
+	}
+	host, _, _ := net.SplitHostPort(raw.RemoteAddr().String())
+	key := fmt.Sprint(class, host, err)
+	n.mu.Lock()
+	last := n.told[key]
+	if n.told == nil || len(n.told) > 1000 {
+		n.told = map[string]time.Time{}
+	}
+	fresh := time.Since(last) > refusedAgain
+	if fresh {
+		n.told[key] = time.Now()
+	}
+	n.mu.Unlock()
+	if !fresh {
+		return
+	}
 	n.log.Warn().Err(err).Stringer("class", class).Stringer("from", raw.RemoteAddr()).Msg("connection refused")
 }
 

@@ -17,6 +17,10 @@ import (
 // which other nodes there are.
 const registryEvery = 10 * time.Second
 
+// registryStrange is how long after a connection of an unknown node was refused
+// the registry is read: whoever connects again and again costs little.
+const registryStrange = time.Second
+
 // registrySoon is how long after a change of a pair's state the registry is
 // written: several changes in a row are one.
 const registrySoon = 300 * time.Millisecond
@@ -75,16 +79,31 @@ func (n *Node) keepRegistry() {
 			return
 		case <-t.C:
 		case <-n.changed:
-			select {
-			case <-n.ctx.Done():
+			if !n.pause(registrySoon) {
 				return
-			case <-time.After(registrySoon):
 			}
+		case <-n.strange:
+			if !n.pause(registryStrange) {
+				return
+			}
+		}
+		// What has come meanwhile is dealt with by the next round, too.
+		for _, ch := range []chan struct{}{n.changed, n.strange} {
 			select {
-			case <-n.changed:
+			case <-ch:
 			default:
 			}
 		}
+	}
+}
+
+// pause waits; it reports false when the node ends meanwhile.
+func (n *Node) pause(d time.Duration) bool {
+	select {
+	case <-n.ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 

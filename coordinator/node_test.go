@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,6 +55,9 @@ type testPair struct {
 	extra string // further lines of the pair's configuration
 	// arbiterText is the arbiter in the configuration, a file if it is empty.
 	arbiterText string
+	list        []string // the pair's nodes; a and b if it is empty
+	top         string   // further lines of the configuration, before the pairs
+	bare        bool     // nodes can crash
 
 	arbiter arbiter.Arbiter // nil: the configured one
 }
@@ -67,6 +71,9 @@ type testNode struct {
 	client *Client
 	cancel context.CancelFunc
 	done   chan error
+
+	node    *Node
+	crashed atomic.Bool
 }
 
 func freeAddr(t *testing.T) string {
@@ -91,7 +98,7 @@ func newTestPair(t *testing.T) *testPair {
 		t.Fatal(err)
 	}
 	p := &testPair{t: t, dir: dir, hosts: newFakeHosts(), ca: ca, nodes: map[string]*testNode{}, addr: map[string]string{}}
-	for _, n := range []string{"a", "b"} {
+	for _, n := range []string{"a", "b", "c"} {
 		p.addr[n] = freeAddr(t)
 		p.writeCerts(n, n, ca)
 	}
@@ -130,6 +137,23 @@ func (p *testPair) config(node string) *config.Config {
 	if arb == "" {
 		arb = fmt.Sprintf("{file: {path: %s/arbiter}}", p.dir)
 	}
+	list := p.list
+	if len(list) == 0 {
+		list = []string{"a", "b"}
+	}
+	var nodes []string
+	for _, n := range list {
+		nodes = append(nodes, fmt.Sprintf("{name: %s, address: %q}", n, p.addr[n]))
+	}
+	pairs := fmt.Sprintf(`
+  - name: g
+    nodes: [%s]
+    network: {bridge: br0, tap: vm0, mac: "52:54:00:12:34:56"}
+    vm: {memory: 64M, grace: 1s}
+%s`, strings.Join(nodes, ", "), p.extra)
+	if !slices.Contains(list, node) {
+		pairs = " []\nspare: {bridge: br0}\n"
+	}
 	text := fmt.Sprintf(`
 node: %s
 listen: %s
@@ -138,12 +162,7 @@ state_dir: %s/state
 run_dir: %s/run
 heartbeat: {interval: 20ms, timeout: 1s}
 arbiter: %s
-pairs:
-  - name: g
-    nodes: [{name: a, address: "%s"}, {name: b, address: "%s"}]
-    network: {bridge: br0, tap: vm0, mac: "52:54:00:12:34:56"}
-    vm: {memory: 64M, grace: 1s}
-%s`, node, p.addr[node], dir, dir, arb, p.addr["a"], p.addr["b"], p.extra)
+%spairs:%s`, node, p.addr[node], dir, dir, arb, p.top, pairs)
 	cfg, err := config.Parse(filepath.Join(dir, "colod.yaml"), []byte(text))
 	if err != nil {
 		p.t.Fatal(err)
@@ -154,21 +173,44 @@ pairs:
 // start runs a node; the platform of an earlier run of it is kept.
 func (p *testPair) start(name string) *testNode {
 	p.t.Helper()
+	n := p.prepare(name)
+	p.launch(n)
+	return n
+}
+
+// prepare makes what a node needs; launch runs it.
+func (p *testPair) prepare(name string) *testNode {
+	p.t.Helper()
 	cfg := p.config(name)
 	n := &testNode{name: name, cfg: cfg, log: &logBuffer{}, notes: &logBuffer{}, client: NewClient(cfg.API.Socket), done: make(chan error, 1)}
 	n.plat = newFakePlatform(cfg, p.hosts)
+	return n
+}
+
+func (p *testPair) launch(n *testNode) {
+	p.t.Helper()
 	node, err := NewNode(Options{
-		Config: cfg, Version: "test", Platform: n.plat, Log: zerolog.New(n.log), Arbiter: p.arbiter,
+		Config: n.cfg, Version: "test", Platform: n.plat, Log: zerolog.New(n.log), Arbiter: p.arbiter,
 		Notify: func(s string) { n.notes.Write([]byte(s + "\n")) },
 	})
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	n.cancel = cancel
-	go func() { n.done <- node.Run(ctx) }()
-	p.nodes[name] = n
-	return n
+	n.cancel, n.node = cancel, node
+	if !p.bare {
+		go func() { n.done <- node.Run(ctx) }()
+	} else {
+		go func() {
+			err := node.open()
+			<-ctx.Done()
+			if !n.crashed.Load() {
+				node.rest(false)
+			}
+			n.done <- errors.Join(err, node.close())
+		}()
+	}
+	p.nodes[n.name] = n
 }
 
 func (n *testNode) stop(t *testing.T) {
@@ -178,6 +220,18 @@ func (n *testNode) stop(t *testing.T) {
 		t.Errorf("node %s: %v", n.name, err)
 	}
 	n.done <- nil
+}
+
+// crash ends a node as its host's loss would: without a word, its VM with it.
+func (p *testPair) crash(name string) {
+	p.t.Helper()
+	n := p.nodes[name]
+	n.crashed.Store(true)
+	vm := p.vm(name)
+	n.stop(p.t)
+	if vm != nil {
+		vm.die("host lost")
+	}
 }
 
 // patience bounds every wait for a condition.
