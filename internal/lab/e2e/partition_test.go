@@ -111,6 +111,7 @@ func TestPartitions(t *testing.T) {
 			}
 		})
 	}
+	record(t, map[string]any{"gap_ms": gaps})
 	t.Logf("seed %d, load average %s; silence of clients, the arbiter's absence and the cut of the clients' wire included, ms: %s", seed, loadAverage(), gaps)
 }
 
@@ -223,7 +224,7 @@ func TestBlips(t *testing.T) {
 			}
 			t.Run(name+"-"+d.String(), func(t *testing.T) {
 				var gaps, agains figures
-				changed := 0
+				changed, again1 := 0, 0
 				for range rounds(1, 5) {
 					l := protected(t)
 					giveUpIfFailed(t, l)
@@ -239,11 +240,16 @@ func TestBlips(t *testing.T) {
 					if after.Speaker != before.Speaker {
 						changed++
 					}
-					if path > 0 && after.Generation != before.Generation {
-						t.Errorf("the loss of a path that only carries heartbeats cost the protection: generation %d, then %d: %s", before.Generation, after.Generation, after.Reason)
+					// One lost path is a warning. The connections may have gone over it; then they are made anew over the other one.
+					if path != lab.AllPaths && sharedOptions.Paths > 1 && after.Speaker != before.Speaker {
+						t.Errorf("the loss of one path of several changed the roles: %s", after.Reason)
+					}
+					if after.Generation != before.Generation {
+						again1++
 					}
 				}
-				t.Logf("silence, ms: %s; protected, ms after the clients' end: %s; roles changed %d times", gaps, agains, changed)
+				t.Logf("silence, ms: %s; protected, ms after the clients' end: %s; load average %s; roles changed %d times, protection made anew %d times", gaps, agains, loadAverage(), changed, again1)
+				record(t, map[string]any{"path": path, "for": d.String(), "gap_ms": gaps, "protected_ms": agains, "roles_changed": changed, "protected_anew": again1})
 			})
 		}
 	}
