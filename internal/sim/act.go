@@ -356,19 +356,20 @@ func (n *node) speak(a pair.Speak) {
 			n.mend()
 			n.emitting = n.px.RoleName() == "secondary"
 			n.speaking = true
-			first := (*proxy.Proxy).Solo
+			goSolo, promote := n.now((*proxy.Proxy).GoSolo), n.now((*proxy.Proxy).Promote)
+			first := n.solo
 			switch a.How {
 			case pair.Released:
-				first = (*proxy.Proxy).GoSolo
+				first = goSolo
 			case pair.TakeOver:
-				first = (*proxy.Proxy).Promote
+				first = promote
 			}
-			var err error
-			for _, f := range []func(*proxy.Proxy, context.Context) error{first, (*proxy.Proxy).GoSolo, (*proxy.Proxy).Promote, (*proxy.Proxy).Solo} {
-				n.px.Do(func(e error) { err = e }, func(ctx context.Context, p *proxy.Proxy) error { return f(p, ctx) })
+			err := first()
+			for _, f := range []func() error{goSolo, promote, n.solo} {
 				if !isRole(err) {
 					break
 				}
+				err = f()
 			}
 			n.speaking, n.emitting = false, false
 			reply(err)
@@ -379,6 +380,30 @@ func (n *node) speak(a pair.Speak) {
 		}
 		try()
 	}, func(err string) pair.Event { return pair.Speaking{Op: a.Op, Err: err} })
+}
+
+// now is a method of the data path that answers before it returns.
+func (n *node) now(f func(*proxy.Proxy, context.Context) error) func() error {
+	return func() (err error) {
+		n.px.Do(func(e error) { err = e }, func(ctx context.Context, p *proxy.Proxy) error { return f(p, ctx) })
+		return err
+	}
+}
+
+// solo is Solo of the data path, with the connections that an earlier run of colod has kept for this VM.
+func (n *node) solo() error {
+	if v := n.vm; v != nil && v.front != nil && n.role() == "idle" {
+		err := n.now(func(p *proxy.Proxy, ctx context.Context) error {
+			if err := p.RestoreFront(ctx, v.front); err != nil {
+				n.w.fail("model", "%s: restore connections: %v", n.name, err)
+			}
+			return nil
+		})()
+		if err != nil {
+			n.w.fail("model", "%s: restore connections: %v", n.name, err)
+		}
+	}
+	return n.now((*proxy.Proxy).Solo)()
 }
 
 // connectPath joins the data paths of both nodes.
@@ -546,6 +571,9 @@ func (n *node) exit() {
 	n.exited = true
 	if n.m.State() == pair.Solo {
 		n.tear()
+		if v := n.vm; v != nil && v.alive && n.px.Rewritten() > 0 {
+			v.torn = true // the kernel does not rewrite: such connections end with colod
+		}
 		n.mend()
 		n.px.Do(nil, func(ctx context.Context, p *proxy.Proxy) error { return p.Solo(ctx) })
 		_ = n.dev.SetMode(proxy.Pass)

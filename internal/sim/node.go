@@ -41,21 +41,22 @@ type node struct {
 		why string
 		rev uint64
 	} // maintenance, over a restart
-	px       *proxy.Direct
-	dev      *devices
-	turning  bool
-	pathAt   int64
-	vmLane   lane
-	pathLane lane
-	arbLane  lane
-	sess     *session
-	linkSess string
-	pipe     *pipeEnd
-	speaking bool // Speak is being carried out: the record was won
-	emitting bool // Promote is sending what was not released
-	forced   bool
-	freed    bool // no FreeVM is under way
-	onFreed  []func()
+	px        *proxy.Direct
+	dev       *devices
+	turning   bool
+	pathAt    int64
+	frontTurn int
+	vmLane    lane
+	pathLane  lane
+	arbLane   lane
+	sess      *session
+	linkSess  string
+	pipe      *pipeEnd
+	speaking  bool // Speak is being carried out: the record was won
+	emitting  bool // Promote is sending what was not released
+	forced    bool
+	freed     bool // no FreeVM is under way
+	onFreed   []func()
 
 	peers [maxNodes]peerView
 	told  []bool // datagrams of whose release this node was told
@@ -181,7 +182,7 @@ func (n *node) start() {
 	n.started = n.mono()
 	n.dev = &devices{n: n}
 	n.px = proxy.OpenDirect(proxy.Options{Pair: "g", Tap: tapName, Uplink: uplinkName, MAC: []byte("\x52\x54\x00\x00\x00\x0a"), Path: n.dev,
-		HoldMin: 5 * time.Millisecond, HoldMax: 200 * time.Millisecond, Events: n.pathEvent}, n.dev)
+		HoldMin: 5 * time.Millisecond, HoldMax: 200 * time.Millisecond, Events: n.pathEvent, SaveFront: n.saveFront}, n.dev)
 	cfg := pair.Config{
 		Pair: "g", Self: n.name, First: n.i == 0, AutoProtect: true, Strict: true, Fencing: w.plan.fencing, FencingRequired: w.plan.fencing,
 		IdleInterval: time.Duration(w.plan.idle), CheckpointTimeout: 3 * time.Second, StepTimeout: 5 * time.Second,
@@ -191,6 +192,10 @@ func (n *node) start() {
 		cfg.Peers = append(cfg.Peers, w.nodes[(n.i+k)%len(w.nodes)].name)
 	}
 	n.m = pair.New(cfg)
+	if w.plan.buffered {
+		n.px.SetBuffered(true)
+		n.toggle()
+	}
 	if w.tracing {
 		w.logf("%s: colod starts", n.name)
 	}
@@ -219,9 +224,33 @@ func (n *node) die() {
 	n.leave()
 }
 
-// tear notes that connections which are rewritten, or would be after a takeover, end with this run of colod.
+// toggle changes between compared and buffered epochs now and then.
+func (n *node) toggle() {
+	n.colod(n.w.between(100*ms, 3*sec), func() {
+		n.px.SetBuffered(n.w.rnd(2) == 0)
+		n.toggle()
+	})
+}
+
+// saveFront keeps the connections that are rewritten, a little later: the disk takes its time.
+func (n *node) saveFront(b []byte) {
+	v := n.vm
+	if v == nil {
+		return
+	}
+	n.frontTurn++
+	turn := n.frontTurn
+	v.unsaved = true
+	n.colod(n.w.between(200*us, 10*ms), func() {
+		if turn == n.frontTurn {
+			v.front, v.unsaved = b, false
+		}
+	})
+}
+
+// tear notes that connections which were to be rewritten after a takeover end with this run of colod.
 func (n *node) tear() {
-	if v := n.vm; v != nil && v.alive && (n.role() == "secondary" || n.px.Rewritten() > 0) {
+	if v := n.vm; v != nil && v.alive && (n.role() == "secondary" || v.unsaved) {
 		v.torn = true
 	}
 }

@@ -20,6 +20,7 @@ type plan struct {
 	pingPong   bool // a heartbeat counts only if its answer comes
 	cutsPipe   bool // a lost peer's net connection is cut
 	fencing    bool
+	buffered   bool // epochs in which only checkpoints release come and go
 	steps      bool // wall clocks are set now and then
 	lan        int64
 	wire       int64
@@ -39,12 +40,16 @@ func makePlan(r *rand.Rand) plan {
 		p.nodes = 3
 	}
 	p.fencing = r.IntN(12) == 0
+	if p.buffered = r.IntN(6) == 0; p.buffered {
+		p.idle = 50*ms + r.Int64N(300*ms)
+	} else {
+		p.idle = sec + r.Int64N(4*sec)
+	}
 	p.lan = 20*us + r.Int64N(2*ms)
 	p.wire = 20*us + r.Int64N(ms)
 	p.lag = 50*us + r.Int64N(2*ms)
-	p.idle = sec + r.Int64N(4*sec)
 	p.pause = 5*ms + r.Int64N(80*ms)
-	if r.IntN(6) != 0 {
+	if r.IntN(16) != 0 {
 		p.pause = 200*ms + r.Int64N(1500*ms)
 	}
 	p.single = r.IntN(4) == 0

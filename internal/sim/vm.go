@@ -25,6 +25,8 @@ type vm struct {
 	broken  bool // its COLO stream is cut
 	ckpt    *ckpt
 	loads   uint64 // checkpoints that it has taken
+	front   []byte // the connections that are rewritten, as its node keeps them on disk
+	unsaved bool   // what is kept is not the newest
 	torn    bool   // what joined its connections to the clients died with a run of colod
 }
 
@@ -141,7 +143,7 @@ func (v *vm) take(g *guest) {
 	v.g = *g
 	v.g.tsBase += uint32((v.n.w.now - g.tsAt) / ms)
 	v.g.tsAt = v.n.w.now
-	v.loaded, v.torn = true, false
+	v.loaded, v.torn, v.front, v.unsaved = true, false, nil, false
 	v.timerAt = 0
 }
 
