@@ -6,6 +6,7 @@ import "slices"
 type choice struct {
 	op     uint64   // of the Choose under way; 0 = none
 	asked  bool     // an operator asked for it
+	none   bool     // the last attempt failed: a node that becomes ready is reason for another one
 	failed []string // nodes with which protection failed lately, the latest last
 }
 
@@ -45,18 +46,30 @@ func (m *Machine) chosen(ev Chosen) {
 		m.notChosen(ev.Peer + " was chosen to run a secondary and does not answer")
 	case m.choice.asked:
 		m.toSyncing(ev.Peer, "asked for by an operator; "+reason)
+		m.sync.why = ev.Reason
 	default:
 		m.toSyncing(ev.Peer, reason)
+		m.sync.why = ev.Reason
 	}
 }
 
 // notChosen tries again later.
 func (m *Machine) notChosen(why string) {
 	m.failures++
+	m.choice.none = true
 	m.reason = "not protected: " + why
 	m.answer(OpProtect, m.reason)
 	m.sendStatus()
 	m.set(timerRetry, m.backoff())
+}
+
+// nowReady: the node has become ready. After a failure it need not wait for
+// the next attempt, unless it was the one that failed.
+func (m *Machine) nowReady(node string) {
+	if m.state == Solo && m.choice.none && m.choice.op == 0 && !slices.Contains(m.choice.failed, node) {
+		m.choice.none = false
+		m.clear(timerRetry)
+	}
 }
 
 // triedLast remembers that protection failed with the node, so that it is

@@ -584,6 +584,7 @@ func (m *Machine) launch(incoming bool) {
 	m.launching = m.newOp()
 	m.muted = false // the data path will have a role
 	m.keepPaused, m.contAfter = false, false
+	m.answer(OpPause, "the VM is launched anew")
 	a := LaunchVM{Op: m.launching, Incoming: incoming}
 	if incoming {
 		a.Session = m.session

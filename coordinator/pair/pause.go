@@ -53,6 +53,9 @@ func (m *Machine) askCont(a Ask) string {
 	switch {
 	case m.role == Speaker && (m.state == Solo || m.state == Protected || m.state == Checkpointing || m.state == Syncing):
 		m.keepPaused = false
+		if m.pausing == 0 {
+			m.answer(OpPause, "the guest is to go on")
+		}
 		if !m.vmPaused && m.pausing == 0 {
 			m.reply(a, "")
 			m.sendStatus()

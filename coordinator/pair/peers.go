@@ -88,7 +88,11 @@ func (m *Machine) received(ev Received) bool {
 	case Status:
 		p := m.peers.of(ev.From)
 		again := p.status != nil && p.status.Boot != msg.Boot
+		ready := msg.Ready && (p.status == nil || !p.status.Ready)
 		p.status = &msg
+		if ready {
+			m.nowReady(ev.From)
+		}
 		m.maintain(maintenance{on: msg.Maintenance, why: msg.MaintenanceWhy, rev: msg.MaintenanceRev})
 		if again {
 			m.dispatch(restarted{ev.From})
@@ -110,6 +114,9 @@ func (m *Machine) received(ev Received) bool {
 	case HandOver:
 		if ev.From == m.partner() && m.role == Secondary && (m.state == Protected || m.state == Checkpointing) {
 			return true
+		}
+		if m.claim.planned && ev.From == m.claim.node && (m.state == Claiming || m.state == Promoting || m.state == Solo) {
+			return false // that is what is being done
 		}
 		m.refuse(ev.From, msg.Session, m.cfg.Self+" is "+m.state.String()+": "+m.reason)
 		return false

@@ -206,6 +206,7 @@ func (m *Machine) planToSync() {
 	}
 	m.plan.step = planSync
 	m.toSyncing(m.plan.target, m.plan.target+" is to run the secondary: asked for by an operator")
+	m.sync.why = "asked for by an operator"
 }
 
 // planProtected goes on once the target is the secondary.

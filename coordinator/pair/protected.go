@@ -4,6 +4,7 @@ package pair
 func (m *Machine) toProtectedSpeaker() {
 	m.failures, m.noAuto, m.restarts, m.restore = 0, "", 0, false
 	m.forgive(m.with)
+	m.choice.none = false
 	m.planProtected()
 	m.become(Protected, Speaker, "protected by "+m.with)
 	m.send(m.with, Armed{Session: m.session, Record: m.rec})

@@ -25,6 +25,7 @@ import (
 //	event NODE NAME k=v   something happens on the node
 //	hold NODE ACTION      the action is left unanswered; "go NODE" answers what is left
 //	fail NODE ACTION TEXT the next such action fails
+//	outside NODE          it is in no node's list; its colod makes a machine when it is asked for a secondary
 //	away NODE, back NODE  the arbiter cannot, can be reached from the node
 //	cut, heal             the nodes cannot, can talk
 //	lose NODE [OTHER]     heartbeats of the other node, or of all others, are missed at NODE
@@ -48,6 +49,7 @@ type storyNode struct {
 	hold         map[string]bool
 	fail         map[string]string
 	vm           uint64
+	outside      bool // it is in no list
 	away         bool // the arbiter cannot be reached from it
 	maint        *Maintained
 }
@@ -147,6 +149,11 @@ func (s *story) settleOne() bool {
 	if len(s.mail) > 0 {
 		m := s.mail[0]
 		s.mail = s.mail[1:]
+		if m.to.m == nil && m.to.outside && !s.cut {
+			if _, ok := m.msg.(Prepare); ok {
+				s.line("start " + m.to.name)
+			}
+		}
 		if m.to.m != nil && !s.cut {
 			s.step(m.to, Received{From: m.from.name, Msg: m.msg})
 		}
@@ -244,7 +251,15 @@ func (s *story) answer(n *storyNode, a Action) {
 		s.mail = append(s.mail, mail{n, s.nodes[a.To], a.Msg})
 	case Choose:
 		ev := Chosen{Op: a.Op, Err: err}
-		if err == "" {
+		if err == "" && len(a.Ready) == 0 {
+			ev.Err = "no other node"
+			for _, name := range s.names {
+				if s.nodes[name].outside {
+					ev.Peer, ev.Err, ev.Reason = name, "", "a spare with room"
+					s.step(n, PeerUp{Peer: name})
+				}
+			}
+		} else if err == "" {
 			ev.Peer = a.Ready[0]
 			for _, name := range a.Ready {
 				if !slices.Contains(a.Last, name) {
@@ -338,6 +353,12 @@ func (s *story) line(text string) {
 		s.node(f[1]).hold = map[string]bool{}
 	case "fail":
 		s.node(f[1]).fail[f[2]] = strings.Join(f[3:], " ")
+	case "outside":
+		s.node(f[1]).outside = true
+		for _, n := range s.nodes {
+			n.cfg.Outside = true
+			n.cfg.Peers = slices.DeleteFunc(n.cfg.Peers, func(p string) bool { return p == f[1] })
+		}
 	case "away":
 		s.node(f[1]).away = true
 	case "back":

@@ -85,6 +85,7 @@ type simNode struct {
 	exited  bool
 	held    []Event // came while paused
 	maint   *Maintained
+	forgot  bool
 }
 
 type simWorld struct {
@@ -532,6 +533,7 @@ func (n *simNode) act(a Action) {
 		if !w.rec.Ended {
 			w.fail("a guest that was not ended is forgotten")
 		}
+		n.forgot = true
 	case Maintained:
 		n.maint = &a
 	case Fence:
@@ -1097,7 +1099,11 @@ func TestPlannedEnd(t *testing.T) {
 			sp.step(Diverged{Reason: "payload"})
 			w.runUntil(w.now+w.delay(0, 60*time.Millisecond), nil)
 		}
-		switch w.rnd.IntN(3) {
+		deleted := false
+		switch w.rnd.IntN(4) {
+		case 3:
+			deleted = true
+			w.n[w.rnd.IntN(2)].step(Ask{ID: 1, Op: OpDelete, Grace: time.Duration(w.rnd.IntN(2)) * time.Second})
 		case 0:
 			sp.powerOff()
 		case 1:
@@ -1114,7 +1120,14 @@ func TestPlannedEnd(t *testing.T) {
 		if !w.rec.Ended || w.lineage != 1 {
 			w.fail("the record does not say that the guest was ended, or it was started again")
 		}
-		w.n[w.rnd.IntN(2)].step(Ask{ID: 2, Op: OpStart})
+		if deleted {
+			for _, n := range w.n {
+				if !n.m.Deleted() || !n.forgot {
+					w.fail(n.name + " does not know that the guest was deleted")
+				}
+			}
+		}
+		w.n[w.rnd.IntN(2)].step(Ask{ID: 2, Op: OpStart, On: deleted})
 		if !w.runUntil(w.now+time.Minute, w.protected) {
 			w.fail("not protected after a start")
 		}

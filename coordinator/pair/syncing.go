@@ -25,8 +25,9 @@ const (
 // syncStage belongs to Syncing.
 type syncStage struct {
 	step   syncStep
-	armed  bool // (secondary) asked to look at the record because the speaker is lost
-	reread bool // (speaker) the swap's outcome is unknown; the record is being read
+	why    string // (speaker) why this node was chosen
+	armed  bool   // (secondary) asked to look at the record because the speaker is lost
+	reread bool   // (speaker) the swap's outcome is unknown; the record is being read
 }
 
 // toSyncing begins a synchronisation with a node as speaker.
@@ -163,7 +164,11 @@ func (s syncStage) name() string {
 // without the secondary's agreement, so the record may name it.
 func (m *Machine) armed() {
 	m.syncNext(syncRecording, m.cfg.StepTimeout)
-	m.swap(arbiter.Record{Speaker: m.cfg.Self, Standby: m.with}, "protected by "+m.with)
+	reason := "protected by " + m.with
+	if m.sync.why != "" {
+		reason += ": " + m.sync.why
+	}
+	m.swap(arbiter.Record{Speaker: m.cfg.Self, Standby: m.with}, reason)
 }
 
 // recorded is the outcome of the swap that names the standby.
@@ -215,6 +220,7 @@ func (m *Machine) recordLost() {
 // syncFailed gives a synchronisation up; the guest goes on alone.
 func (m *Machine) syncFailed(reason string) {
 	m.failures++
+	m.choice.none = true
 	m.triedLast(m.with)
 	m.send(m.with, Abort{Session: m.session, Reason: clip(reason)})
 	step := m.sync.step
