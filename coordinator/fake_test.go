@@ -144,6 +144,7 @@ func (d *fakeData) EndCheckpoint(context.Context, uint64, time.Time) error {
 func (d *fakeData) Stopped(uint64, time.Time)       {}
 func (d *fakeData) SetCheckpointCost(time.Duration) {}
 func (d *fakeData) SetBuffered(bool)                {}
+func (d *fakeData) Announce()                       {}
 
 func (d *fakeData) SecondaryStopped(time.Time) {
 	d.mu.Lock()

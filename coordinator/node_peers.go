@@ -145,6 +145,7 @@ func (n *Node) peerUp(name string) {
 	for _, d := range n.all() {
 		if d.shares(name) {
 			d.post(pair.PeerUp{Peer: name})
+			d.data.Announce() // it may have drawn the guest's address to itself with its last word
 		}
 	}
 }

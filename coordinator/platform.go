@@ -71,6 +71,7 @@ type DataPath interface {
 	Promote(context.Context) error
 	SetCheckpointCost(time.Duration)
 	SetBuffered(bool)
+	Announce()
 	Stats() proxy.Stats
 	Close() error
 }

@@ -350,6 +350,7 @@ func (p *Proxy) announce() {
 	if len(p.opt.MAC) != 6 {
 		return
 	}
+	p.announceLater()
 	mac := p.opt.MAC
 	// Whether or not it is known what addresses the guest has: it may have been silent.
 	p.upTX.add(nil, frame.ReverseARP(mac), nil)
@@ -361,6 +362,59 @@ func (p *Proxy) announce() {
 		p.upTX.add(nil, frame.UnsolicitedNA(mac, ip), nil)
 	}
 	p.upTX.flush(p)
+}
+
+// announceAgain are the times (ns) after a takeover, or after the other node is heard again, at which the guest's address is
+// announced again: a last repetition of the former speaker may have drawn it back to its port of a switch.
+var announceAgain = [...]int64{200e6, 500e6, 1e9, 2e9, 5e9, 10e9}
+
+// Announce announces the guest's address now and several times in the next seconds, while this node speaks alone. It
+// belongs where the other node is heard again.
+func (p *Proxy) Announce() {
+	p.post(func() {
+		p.nowMono = p.dev.Monotonic()
+		p.announceLater()
+		if p.role == roleSolo {
+			p.announceNow()
+		}
+	})
+}
+
+// announceLater begins the repetitions anew.
+func (p *Proxy) announceLater() { p.announceFrom, p.announced = p.nowMono, 0 }
+
+// announceDue sends a repetition that is due.
+func (p *Proxy) announceDue() {
+	if p.role != roleSolo || p.announceFrom == 0 {
+		return
+	}
+	if p.announced == len(announceAgain) {
+		p.announceFrom = 0
+		return
+	}
+	if p.nowMono-p.announceFrom < announceAgain[p.announced] {
+		return
+	}
+	p.announced++
+	p.announceNow()
+}
+
+// announceNow sends what needs no address of the guest, in any mode of the path.
+func (p *Proxy) announceNow() {
+	if len(p.opt.MAC) != 6 {
+		return
+	}
+	had := p.upTX != nil
+	if err := p.openUplinkTX(); err != nil {
+		p.few.Warn().Err(err).Msg("announce the guest's address")
+		return
+	}
+	p.upTX.add(nil, frame.ReverseARP(p.opt.MAC), nil)
+	p.upTX.flush(p)
+	if !had && !p.upTX.pending() {
+		p.upTX.tx.Close()
+		p.upTX = nil
+	}
 }
 
 func roleError(want string, r role) error {

@@ -169,18 +169,21 @@ type Proxy struct {
 	linkMore   bool
 	linkPaused bool
 
-	stats      Stats
-	hold       loghist.Hist // of every frame of the guest that was released
-	agreed     loghist.Hist // of those that both sides had said
-	houseKeep  int64
-	busyUntil  int64
-	rxBufs     [][]byte
-	rxMeta     []afpacket.Meta
-	kernelAt   int64 // alone: when the kernel may carry the traffic
-	orphanEnd  int64 // orphan: when to give up
-	nowMono    int64
-	nowReal    int64
-	pathErrors uint64
+	stats     Stats
+	hold      loghist.Hist // of every frame of the guest that was released
+	agreed    loghist.Hist // of those that both sides had said
+	houseKeep int64
+	busyUntil int64
+	rxBufs    [][]byte
+	rxMeta    []afpacket.Meta
+	// Repetitions of the announcement of the guest's address: since when, 0: none; and how many were sent.
+	announceFrom int64
+	announced    int
+	kernelAt     int64 // alone: when the kernel may carry the traffic
+	orphanEnd    int64 // orphan: when to give up
+	nowMono      int64
+	nowReal      int64
+	pathErrors   uint64
 }
 
 // Open starts the thread of a data path. It touches nothing until it is given a role.
@@ -339,6 +342,7 @@ func (p *Proxy) housekeeping() {
 		}
 	}
 	p.giveAgain()
+	p.announceDue()
 	if p.pri != nil && p.link != nil {
 		p.pri.engine.Notify(p.nowMono)
 		p.pri.act(p)

@@ -483,6 +483,52 @@ func TestInvariant7RewrittenConnections(t *testing.T) {
 	}
 }
 
+// TestAnnouncedAgain: after a takeover, and when the other node is heard again, the guest's address is announced several
+// times, also when the kernel carries the traffic; never by a node that does not speak alone.
+func TestAnnouncedAgain(t *testing.T) {
+	p := newPair(t)
+	p.serve(7, echo)
+	var rx *afpacket.RX
+	p.client.Must(func() (err error) {
+		rx, err = afpacket.OpenRX("eth0", afpacket.Options{IgnoreOutgoing: true})
+		return err
+	})
+	defer rx.Close()
+	bufs, meta := [][]byte{make([]byte, 1<<17)}, make([]afpacket.Meta, 1)
+	seen := 0
+	heard := func() int {
+		for {
+			n, err := rx.Recv(bufs, meta)
+			p.must(err)
+			if n == 0 {
+				return seen
+			}
+			if b := bufs[0][frame.VnetLen:meta[0].Len]; len(b) > 14 && b[12] == 0x80 && b[13] == 0x35 {
+				seen++
+			}
+		}
+	}
+	p.protect(0, 1)
+	p.proxy[1].Announce()
+	p.proxy[0].Announce()
+	say := p.dial(guestIP, 7)
+	say.Write([]byte{1})
+	io.ReadFull(say, make([]byte, 1))
+	before := heard() // at first protection node a spoke alone
+	time.Sleep(300 * time.Millisecond)
+	if n := heard(); n != before {
+		t.Errorf("%d announcements by a pair in lock-step", n-before)
+	}
+	p.must(p.proxy[0].Mute(p.ctx()))
+	p.must(p.proxy[1].Promote(p.ctx()))
+	waitFor(t, "three announcements", func() bool { return heard() >= before+3 })
+	say.Close()
+	p.must(p.proxy[1].Solo(p.ctx()))
+	before = heard()
+	p.proxy[1].Announce()
+	waitFor(t, "three more", func() bool { return heard() >= before+3 })
+}
+
 // TestMalformedFrames: what neither side understands harms nobody.
 func TestMalformedFrames(t *testing.T) {
 	p := newPair(t)
