@@ -123,7 +123,11 @@ func inTunnel(e *Evidence) (Cause, bool) {
 		if total := int(binary.BigEndian.Uint16(b[s+2:])); total < l4-s+20 || e.At >= s+total || !ipv4Sum(b[s:l4]) || l4+20 > len(b) {
 			continue
 		}
-		switch off := e.At - l4; {
+		at := e.At
+		for at >= l4+16 && at < l4+18 || at+1 < min(len(b), len(e.Secondary)) && b[at] == e.Secondary[at] {
+			at++ // the checksum only follows
+		}
+		switch off := at - l4; {
 		case off >= 4 && off < 12:
 			return cause(KindTCPISN, "", true), true
 		case off >= 20 && off < int(b[l4+12]>>4)*4:
