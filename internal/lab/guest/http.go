@@ -77,9 +77,20 @@ func handler() http.Handler {
 	mux.HandleFunc("GET /counter", func(w http.ResponseWriter, _ *http.Request) {
 		text(w, strconv.FormatInt(counter.Add(1), 10))
 	})
+	mux.HandleFunc("GET /date", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", time.Now().UTC().Format(http.TimeFormat))
+		text(w, "the date is in the header")
+	})
+	mux.HandleFunc("GET /cookie", func(w http.ResponseWriter, _ *http.Request) {
+		http.SetCookie(w, &http.Cookie{Name: "sid", Value: rand.Text(), Path: "/"})
+		text(w, "the cookie is in the header")
+	})
+	mux.HandleFunc("GET /json", func(w http.ResponseWriter, _ *http.Request) {
+		text(w, fmt.Sprintf(`{"service": "lab", "id": "%s", "ok": true}`, rand.Text()))
+	})
 	mux.HandleFunc("GET /fetch", fetch)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		text(w, "colod lab guest\n/static/SIZE /random?bytes=N /time /upload /counter /fetch?url=URL")
+		text(w, "colod lab guest\n/static/SIZE /random?bytes=N /time /upload /counter /date /cookie /json /fetch?url=URL")
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The clock would make every answer differ between the two guests.
