@@ -106,7 +106,11 @@ func (k *disks) offer(ctx context.Context, s *session) error {
 	if err := k.layout.Export(ctx, q, s.diskSock(k.d.dir)); err != nil {
 		return err
 	}
-	s.setDisk(disk.NewSecondaryStream(nil))
+	h := k.d.vm.Load()
+	s.setDisk(disk.NewSecondaryStream(func(err error) {
+		// What is posted here comes before whatever the speaker may do about it, its death included.
+		k.d.post(pair.VMHung{VM: h.id, Reason: err.Error()})
+	}))
 	return nil
 }
 

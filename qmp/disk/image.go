@@ -115,7 +115,7 @@ func (d *Disk) make(ctx context.Context) error {
 	if _, err := img(ctx, "create", "-q", "-f", d.Format, d.Path, strconv.FormatInt(d.Size, 10)); err != nil {
 		return fmt.Errorf("make %s: %w", d.Path, err)
 	}
-	return nil
+	return os.Chmod(d.Path, 0o600)
 }
 
 // checkSpace refuses an image that cannot take a whole copy.

@@ -105,6 +105,14 @@ func TestRealSecondaryFull(t *testing.T) {
 			ev := a.vm.Subscribe(0)
 			defer ev.Close()
 			a.write(0, 1, "0", "16M")
+			select {
+			case err := <-x.refused:
+				if !errors.Is(err, unix.ENOSPC) {
+					t.Errorf("refusal seen on the other node: %v", err)
+				}
+			case <-time.After(60 * time.Second):
+				t.Error("the other node did not see that its image refused a write")
+			}
 			f := awaitFault(t, ev, Remote)
 			if f.Disk != 0 || !f.Write || !strings.Contains(f.Text, "No space left") {
 				t.Errorf("fault %+v", f)
@@ -262,6 +270,7 @@ func TestRealDeadAfterTakeOver(t *testing.T) {
 					t.Fatal(err)
 				}
 				b.write(0, 4, "2M", "64k")
+				b.write(0, 5, "1M", "64k") // over what the overlay, closed by now, still holds
 			}
 			b.end()
 			if a.vm != nil {
@@ -269,10 +278,12 @@ func TestRealDeadAfterTakeOver(t *testing.T) {
 			}
 			b.launch(false)
 			b.reads(0, 1, "0", "64k")
-			b.reads(0, 3, "1M", "64k")
 			b.reads(1, 1, "0", "4M")
 			if committed {
+				b.reads(0, 5, "1M", "64k")
 				b.reads(0, 4, "2M", "64k")
+			} else {
+				b.reads(0, 3, "1M", "64k")
 			}
 			g, err := b.layout.Ledger()
 			if err != nil || g.Promoted || g.Committing {

@@ -220,6 +220,7 @@ type protection struct {
 	session          string
 	rp, rs           *relay.Relay
 	streamP, streamS *Stream
+	refused          chan error // what the secondary's node saw of refusals
 }
 
 func tcpPipe(t testing.TB) (a, b net.Conn) {
@@ -253,7 +254,13 @@ func prepare(t testing.TB, p, s *host) *protection {
 	if err := s.layout.Export(ctx, s.vm.Monitor(), nbd); err != nil {
 		t.Fatal(err)
 	}
-	x.streamS = NewSecondaryStream(nil)
+	x.refused = make(chan error, 16)
+	x.streamS = NewSecondaryStream(func(err error) {
+		select {
+		case x.refused <- err:
+		default:
+		}
+	})
 	t.Cleanup(x.streamS.Cut)
 	var err error
 	x.streamP, err = NewPrimaryStream(x.sock(), func(ctx context.Context) (net.Conn, error) {
@@ -330,8 +337,14 @@ func (x *protection) copyGuest() {
 	}
 }
 
+// checkpoint takes one; nothing may have been refused until then.
 func (x *protection) checkpoint() {
 	x.t.Helper()
+	select {
+	case err := <-x.refused:
+		x.t.Errorf("refused: %v", err)
+	default:
+	}
 	if _, err := x.p.vm.Checkpoint(testContext(x.t, 60*time.Second)); err != nil {
 		x.t.Fatal(err)
 	}

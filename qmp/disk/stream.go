@@ -31,12 +31,13 @@ type StreamStats struct {
 // On the primary it ends as a whole with the first connection that the other side breaks: a client of NBD
 // connects again by itself, and what it could not write in between would be missing there for ever.
 type Stream struct {
-	onEnd  func(error)
-	listen *net.UnixListener // primary only
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	done   chan struct{}
+	onEnd    func(error)
+	onRefuse func(error)       // secondary only
+	listen   *net.UnixListener // primary only
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	done     chan struct{}
 
 	out, in atomic.Uint64
 
@@ -102,9 +103,12 @@ func NewPrimaryStream(sock string, dial func(context.Context) (net.Conn, error),
 	return s, nil
 }
 
-// NewSecondaryStream makes the other node's end; [Stream.Join] gives it its connections.
-func NewSecondaryStream(onEnd func(error)) *Stream {
-	s := newStream(onEnd)
+// NewSecondaryStream makes the other node's end; [Stream.Join] gives it its connections. onRefuse, which may be
+// nil, is called with each request of the primary's that the images here refused, before the primary learns it:
+// they lack something that its guest takes for written. It must not block.
+func NewSecondaryStream(onRefuse func(error)) *Stream {
+	s := newStream(nil)
+	s.onRefuse = onRefuse
 	go s.reap()
 	return s
 }
@@ -126,7 +130,7 @@ func (s *Stream) servePrimary(u net.Conn, dial func(context.Context) (net.Conn, 
 	quit := make(chan struct{}) // closed when QEMU closes its side
 	var up sync.WaitGroup
 	up.Go(func() {
-		err := move(c, u, &s.out)
+		err := move(c, u, &s.out, nil)
 		close(quit)
 		if err != nil && !errors.Is(err, errRead) {
 			s.end(fmt.Errorf("send to the other node: %w", err))
@@ -134,7 +138,7 @@ func (s *Stream) servePrimary(u net.Conn, dial func(context.Context) (net.Conn, 
 		}
 		_ = closeWrite(c) // QEMU closed it, or is gone: the other side may close by itself
 	})
-	err = move(u, c, &s.in)
+	err = move(u, c, &s.in, nil)
 	select {
 	case <-quit:
 		err = nil
@@ -183,10 +187,15 @@ func (s *Stream) Join(ctx context.Context, conn net.Conn, sock string) error {
 		defer s.wg.Done()
 		var up sync.WaitGroup
 		up.Go(func() {
-			_ = move(u, conn, &s.out)
+			_ = move(u, conn, &s.out, nil)
 			_ = closeWrite(u)
 		})
-		_ = move(conn, u, &s.in)
+		var answers replies
+		_ = move(conn, u, &s.in, func(b []byte) {
+			if err := answers.saw(b); err != nil && s.onRefuse != nil {
+				s.onRefuse(err)
+			}
+		})
 		_ = closeWrite(conn)
 		t := time.AfterFunc(orderlyWait, func() { s.drop(conn); s.drop(u) })
 		up.Wait()
@@ -275,13 +284,17 @@ func (s *Stream) Stats() StreamStats {
 
 var errRead = errors.New("read")
 
-// move copies until the end of from (nil). The error wraps errRead if reading failed, not writing.
-func move(to io.Writer, from io.Reader, count *atomic.Uint64) error {
+// move copies until the end of from (nil), showing each piece to see, if that is set, before it is passed on. The
+// error wraps errRead if reading failed, not writing.
+func move(to io.Writer, from io.Reader, count *atomic.Uint64, see func([]byte)) error {
 	buf := make([]byte, streamBuffer)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
 			count.Add(uint64(n))
+			if see != nil {
+				see(buf[:n])
+			}
 			if _, err := to.Write(buf[:n]); err != nil {
 				return err
 			}
