@@ -28,7 +28,7 @@ func TestMutations(t *testing.T) {
 		t.Run(m.String(), func(t *testing.T) {
 			began := time.Now()
 			for seed := uint64(1); seed <= limit; seed++ {
-				res := r.Run(seed, Options{Mutation: m})
+				res := r.Run(seed, Options{Mutation: m, Busy: seed%2 == 0})
 				if res.Failed == "" {
 					continue
 				}

@@ -28,7 +28,7 @@ func TestSeeds(t *testing.T) {
 		}
 		return
 	}
-	first, seeds := number(t, "COLOD_SIM_FIRST", 1), number(t, "COLOD_SIM_SEEDS", 250)
+	first, seeds := number(t, "COLOD_SIM_FIRST", 1), number(t, "COLOD_SIM_SEEDS", 2000)
 	var sum Stats
 	began := time.Now()
 	virtual, bad := int64(0), 0

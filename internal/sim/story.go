@@ -31,7 +31,7 @@ type plan struct {
 	single     bool // one fault only: the guest must live
 }
 
-func makePlan(r *rand.Rand) plan {
+func makePlan(r *rand.Rand, busy bool) plan {
 	b := r.Uint64()
 	bit := func() bool { b >>= 1; return b&1 != 0 }
 	p := plan{nodes: 2, clients: 1 + r.IntN(2)*r.IntN(3), volatile: bit(), cuts: bit(), timestamps: bit(), partial: bit(), lossy: bit(), grams: bit(),
@@ -49,7 +49,7 @@ func makePlan(r *rand.Rand) plan {
 	p.wire = 20*us + r.Int64N(ms)
 	p.lag = 50*us + r.Int64N(2*ms)
 	p.pause = 5*ms + r.Int64N(80*ms)
-	if r.IntN(16) != 0 {
+	if r.IntN(16) != 0 && !busy {
 		p.pause = 200*ms + r.Int64N(1500*ms)
 	}
 	p.single = r.IntN(4) == 0
@@ -76,7 +76,7 @@ func (w *world) tell() {
 			}
 		}
 	}()
-	w.plan = makePlan(w.rng)
+	w.plan = makePlan(w.rng, w.opt.Busy)
 	for i := range w.plan.nodes {
 		w.nodes = append(w.nodes, &node{w: w, i: i, name: string(rune('a' + i)), powered: true, rate: 1024 + w.rng.Int64N(21) - 10, mode: proxy.Mute, told: make([]bool, 1)})
 	}

@@ -181,7 +181,7 @@ func (v *vm) checkpoint() {
 					w.after(w.between(2*ms, 40*ms), func() {
 						v.step(s, valid, reach, func() {
 							c.received = true
-							s.n.kernel(w.between(100*us, 3*ms), func() { s.load(v, c) })
+							s.n.kernel(w.between(100*us, 20*ms), func() { s.load(v, c) })
 						})
 					})
 				})

@@ -19,6 +19,8 @@ const maxNodes = 3
 type Options struct {
 	// Mutation is a deliberate fault that the checks have to find.
 	Mutation Mutation
+	// Busy lets clients ask all the time.
+	Busy bool
 	// Trace keeps the story; Verbose keeps the frames too.
 	Trace, Verbose bool
 	// Skip leaves out the faults whose bit is set (the first fault is bit 0): for finding those that matter.
