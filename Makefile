@@ -14,6 +14,11 @@ RACE := ./coordinator/... ./proxy/... ./qmp/... ./internal/lab/client/...
 # Everything but the end-to-end tests, which run alone.
 UNIT = $(shell $(GO) list ./... | grep -v /internal/lab/e2e)
 
+# Where campaigns write their figures, one JSON object a line.
+RESULTS ?= $(CURDIR)/results.jsonl
+# The campaign that 'make campaign' runs.
+TEST ?= TestTorture
+
 # A program that shows whether a Debian package is there, and the package.
 TOOLS := qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 bridge:iproute2 ethtool:ethtool \
 	tcpdump:tcpdump ssh:openssh-client scp:openssh-client redis-cli:redis-tools iperf3:iperf3 wget:wget curl:curl \
@@ -73,8 +78,12 @@ e2e: ## Run the end-to-end tests: real QEMU pairs, real clients, real faults
 test: setup lint unit race e2e ## Everything that has to pass before a change goes in
 
 .PHONY: test-long
-test-long: setup ## The end-to-end campaigns in full, with their figures (an hour or more)
-	COLOD_LONG=1 $(GO) test -count=1 -v -timeout 4h ./internal/lab/e2e
+test-long: setup ## The end-to-end campaigns in full, with their figures (hours)
+	COLOD_LONG=1 COLOD_RESULTS=$(RESULTS) $(GO) test -count=1 -v -timeout 12h ./internal/lab/e2e
+
+.PHONY: campaign
+campaign: setup ## One end-to-end campaign in full: make campaign TEST=TestLossOfNode
+	COLOD_LONG=1 COLOD_RESULTS=$(RESULTS) $(GO) test -count=1 -v -timeout 4h -run '^$(TEST)$$' ./internal/lab/e2e
 
 .PHONY: bench
 bench: setup build ## Measure beside QEMU's comparison and the kernel's forwarding; writes bench/results and bench/REPORT.md

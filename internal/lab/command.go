@@ -145,6 +145,7 @@ func labFlags(c *cobra.Command, opt *Options) {
 	f.IntVar(&opt.Paths, "paths", 1, "wires between the nodes: 1, or 2 with one more for heartbeats")
 	f.StringVar(&opt.Arbiter, "arbiter", "file", "where the record is: file (a directory) or etcd (real members)")
 	f.IntVar(&opt.Members, "members", 1, "members of etcd: 1 or 3")
+	f.DurationVar(&opt.Timeout, "heartbeat-timeout", defaultTimeout, "silence after which a node is taken for lost")
 	f.BoolVar(&opt.NoRestart, "no-restart", false, "leave a daemon that ended; else it is started again as systemd does")
 }
 

@@ -29,6 +29,9 @@ import (
 // baseDir holds one directory for each lab.
 const baseDir = "/run/colod-lab"
 
+// defaultTimeout is colod's own default of heartbeat.timeout.
+const defaultTimeout = 250 * time.Millisecond
+
 // DefaultName is the lab's name when none is given.
 const DefaultName = "lab"
 
@@ -56,6 +59,8 @@ type Options struct {
 	// Arbiter is "file", a directory, or "etcd"; Members of etcd are 1 or 3.
 	Arbiter string
 	Members int
+	// Timeout of heartbeats: colod's default if it is 0.
+	Timeout time.Duration
 	// NoRestart leaves a daemon that ended; else it is started again as systemd does.
 	NoRestart bool
 	Progress  func(string) // told of each step
@@ -88,6 +93,7 @@ type state struct {
 	Paths      int    `json:"paths"`
 	Members    int    `json:"members,omitempty"` // of etcd; 0 with the file arbiter
 	NoRestart  bool   `json:"no_restart,omitempty"`
+	Timeout    string `json:"heartbeat_timeout"`
 	Accel      string `json:"accel"`
 	Why        string `json:"why"` // of the accelerator
 	Kernel     string `json:"kernel"`
@@ -325,7 +331,7 @@ func (l *Lab) claim(opt Options) error {
 	l.state = state{
 		Name: l.Name, PID: os.Getpid(), Boot: strings.TrimSpace(string(boot)), Program: opt.Program,
 		Mode: opt.Mode, Native: opt.Native, Bare: opt.Bare, SMP: opt.SMP, Memory: opt.Memory, Disk: opt.Disk,
-		LogLevel: opt.LogLevel, Encryption: opt.Encryption, Nodes: opt.Nodes, Registered: opt.Registered, Paths: opt.Paths, NoRestart: opt.NoRestart,
+		LogLevel: opt.LogLevel, Encryption: opt.Encryption, Nodes: opt.Nodes, Registered: opt.Registered, Paths: opt.Paths, NoRestart: opt.NoRestart, Timeout: opt.Timeout.String(),
 	}
 	if opt.Arbiter == "etcd" {
 		l.state.Members = opt.Members
@@ -337,6 +343,9 @@ func (l *Lab) claim(opt Options) error {
 func (opt *Options) complete() error {
 	if opt.Arbiter == "" {
 		opt.Arbiter = "file"
+	}
+	if opt.Timeout == 0 {
+		opt.Timeout = defaultTimeout
 	}
 	for _, f := range []struct {
 		name     string

@@ -38,7 +38,7 @@ func TestNodeConfiguration(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	l := &Lab{Name: "t", dir: dir, state: state{
-		Mode: "lockstep", SMP: 2, Memory: "256M", Accel: "tcg", LogLevel: "info", Encryption: "plain",
+		Mode: "lockstep", SMP: 2, Memory: "256M", Accel: "tcg", LogLevel: "info", Encryption: "plain", Timeout: "250ms",
 		Kernel: "/k", Initrd: "/i", Append: `console=ttyS0 x="y z"`, Shim: "/shim.so",
 	}}
 	ca, err := certs.NewAuthority("test", 1e15)

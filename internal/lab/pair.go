@@ -65,16 +65,6 @@ pairs:
 {{- end}}
 `))
 
-// heartbeatTimeout is the silence after which a node of the lab is taken for lost.
-// Without KVM everything shares the host's processors, and a busy guest makes
-// heartbeats late.
-func heartbeatTimeout(accel string) time.Duration {
-	if accel == "kvm" {
-		return 250 * time.Millisecond
-	}
-	return 600 * time.Millisecond
-}
-
 // writeNode makes the directory of a node: configuration and certificates.
 func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 	dir := l.nodeDir(node)
@@ -111,7 +101,7 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 	err = nodeConfig.Execute(&text, map[string]any{
 		"Lab": l.Name, "Node": node, "Address": address(replNet, node), "Nodes": nodes, "Endpoints": l.endpoints(), "Unlisted": l.unlisted(node),
 		"StateDir": filepath.Join(dir, "state"), "RunDir": l.runDir(node), "Arbiter": filepath.Join(l.dir, "arbiter"),
-		"Timeout": heartbeatTimeout(l.state.Accel), "LogLevel": l.state.LogLevel, "Pair": pairName, "Bridge": Bridge,
+		"Timeout": l.state.Timeout, "LogLevel": l.state.LogLevel, "Pair": pairName, "Bridge": Bridge,
 		"MAC": GuestMAC, "CPU": cpuModel(l.state.Accel), "State": l.state, "Image": l.DiskImage(node), "Encryption": l.state.Encryption,
 	})
 	if err != nil {

@@ -52,9 +52,12 @@ type TortureReport struct {
 	Witness   witness.Report   `json:"witness"`
 	Usage     map[string]Usage `json:"usage"` // of the daemons, by node
 	Changes   int              `json:"speaker_changes"`
-	Protected bool             `json:"protected_at_end"`
-	Failures  []string         `json:"failures"`
-	Evidence  string           `json:"evidence,omitempty"`
+	// Unprovoked are losses of protection that no step was the cause of: false
+	// suspicions, mostly. They cost a copy of the guest and no byte.
+	Unprovoked []string `json:"unprovoked"`
+	Protected  bool     `json:"protected_at_end"`
+	Failures   []string `json:"failures"`
+	Evidence   string   `json:"evidence,omitempty"`
 }
 
 // StepReport is what came of one step.
@@ -90,6 +93,7 @@ type torture struct {
 	report  *TortureReport
 	session *client.Session
 	usage   *UsageLog
+	last    *Status // at the end of the step before
 }
 
 // Torture makes random faults under random, checked load until the time is
@@ -289,6 +293,7 @@ func (t *torture) step(ctx context.Context, s Step) (sr StepReport) {
 		sr.Error = err.Error()
 		return sr
 	}
+	t.unprovoked(t.last, before, fmt.Sprintf("before step %d", s.N))
 	sr.At, sr.Before = time.Since(t.start).Seconds(), before.Speaker
 	t.say(fmt.Sprintf("step %d: %s (%s speaks, %s stands by, generation %d)", s.N, s, before.Speaker, before.Standby, before.Generation))
 	if _, err := t.session.Mark(); err != nil {
@@ -343,9 +348,36 @@ func (t *torture) step(ctx context.Context, s Step) (sr StepReport) {
 		if after.Speaker != before.Speaker {
 			t.report.Changes++
 		}
+		t.last = after
+		if slices.Contains([]string{opCheckpoint, opPause, CutLAN, StopArbiter, CutArbiter}, s.What) && s.Also == "" {
+			t.unprovoked(before, after, fmt.Sprintf("in step %d (%s)", s.N, s))
+		}
 	}
 	t.say(fmt.Sprintf("        %s: gap %.0f ms (%s), protected %.1f s after mending, %s speaks, generation %d", sr.Did, sr.GapMS, sr.GapOf, sr.ProtectedMS/1000, sr.Speaker, sr.Generation))
 	return sr
+}
+
+// unprovoked notes that the record changed though nothing was done that
+// explains it.
+func (t *torture) unprovoked(before, after *Status, when string) {
+	if before == nil || after.Generation == before.Generation {
+		return
+	}
+	s := fmt.Sprintf("%s: generation %d to %d, speaker %s to %s: %s", when, before.Generation, after.Generation, before.Speaker, after.Speaker, t.lab.lastLoss(after.Node))
+	t.report.Unprovoked = append(t.report.Unprovoked, s)
+	t.say("UNPROVOKED " + s)
+}
+
+// lastLoss is the newest reason in a node's log for which protection ended.
+func (l *Lab) lastLoss(node string) string {
+	data, _ := os.ReadFile(filepath.Join(l.nodeDir(node), "colod.log"))
+	lines := strings.Split(string(data), "\n")
+	for _, line := range slices.Backward(lines) {
+		if strings.Contains(line, "state=claiming") || strings.Contains(line, "state=fenced") {
+			return line
+		}
+	}
+	return "no reason in the log"
 }
 
 // awaitChange returns once the record is a newer one.

@@ -130,6 +130,7 @@ func (r *TortureReport) Print(w io.Writer) {
 		fmt.Fprintf(w, "  colod on %s  descriptors %d -> %d, threads %d -> %d, goroutines %d -> %d, %d -> %d KiB (%d processes)\n", node,
 			u.FDs[0], u.FDs[1], u.Threads[0], u.Threads[1], u.Goroutines[0], u.Goroutines[1], u.MemoryKB[0], u.MemoryKB[1], u.Processes)
 	}
+	fmt.Fprintf(w, "  unprovoked  %d losses of protection\n", len(r.Unprovoked))
 	fmt.Fprintf(w, "  protected   %v; load average %.1f\n", r.Protected, r.Load)
 	for _, f := range r.Failures {
 		fmt.Fprintln(w, "  FAILED      "+f)

@@ -241,7 +241,7 @@ func TestOtherFaults(t *testing.T) {
 		{kind: lab.KillNode, slow: true, mend: lab.Heal},
 		{kind: lab.KillNode, secondary: true, slow: true, mend: lab.Heal},
 		{kind: lab.KillColod, mend: lab.Heal},
-		{kind: lab.KillColod, secondary: true, mend: lab.Heal},
+		{kind: lab.KillColod, secondary: true, slow: true, mend: lab.Heal},
 		{kind: lab.Partition, wire: true, slow: true, mend: lab.Heal},
 		{kind: lab.FreezeVM, slow: true, mend: lab.Heal},
 		{kind: lab.FreezeVM, secondary: true, slow: true, mend: lab.Heal},

@@ -144,13 +144,20 @@ func TestLabCommands(t *testing.T) {
 // TestDownAfterKilledUp ends the process that brings a lab up with SIGKILL at
 // several moments; lab down leaves nothing each time.
 func TestDownAfterKilledUp(t *testing.T) {
-	for _, c := range []struct{ kind, step string }{
-		{"--native", "making the hosts"}, {"--native", "starting the guest"}, {"--native", "the guest serves"},
-		{"--smp=1", "starting colod"}, {"--smp=1", "the guest serves"},
+	big := []string{"--nodes=3", "--arbiter=etcd", "--members=3", "--paths=2"}
+	for _, c := range []struct {
+		name, step string
+		args       []string
+	}{
+		{"native-hosts", "making the hosts", []string{"--native"}},
+		{"native-serves", "the guest serves", []string{"--native"}},
+		{"etcd-starts", "starting etcd", big},
+		{"colod-starts", "starting colod", big},
+		{"pair-serves", "the guest serves", big},
 	} {
-		t.Run(strings.ReplaceAll(c.step+c.kind, " ", "-"), func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			name := labName("killed")
-			cmd := exec.Command(program, "lab", "up", c.kind, "--name", name)
+			cmd := exec.Command(program, append([]string{"lab", "up", "--name", name}, c.args...)...)
 			stderr, err := cmd.StderrPipe()
 			if err != nil {
 				t.Fatal(err)

@@ -44,9 +44,9 @@ func oneMemberKilled(*lab.Status) *lab.Fault {
 
 var partitions = []partitionCase{
 	{name: "both-ways", fault: cutBoth, every: true},
-	{name: "speaker-unheard", fault: speakerUnheard, every: true},
+	{name: "speaker-unheard", fault: speakerUnheard},
 	{name: "secondary-unheard", fault: secondaryUnheard},
-	{name: "speaker-isolated", fault: speakerAlone, every: true},
+	{name: "speaker-isolated", fault: speakerAlone},
 	{name: "secondary-isolated", fault: secondaryAlone},
 	{name: "both-ways-arbiter-killed", fault: cutBoth, arbiter: arbiterKilled, away: true, every: true},
 	{name: "both-ways-arbiter-cut-off", fault: cutBoth, arbiter: arbiterCutOff, away: true},
@@ -218,6 +218,9 @@ func TestBlips(t *testing.T) {
 	}
 	for _, d := range lengths {
 		for path := lab.AllPaths; path < max(sharedOptions.Paths, 1); path++ {
+			if !long && path > 0 {
+				break // the torture has it
+			}
 			name := "path" + string(rune('0'+path))
 			if path == lab.AllPaths {
 				name = "all-paths"
@@ -233,9 +236,10 @@ func TestBlips(t *testing.T) {
 					gap, _ := watched(t, l, load(), 2*time.Second, func(mark func()) {
 						mark()
 						break1(t, l, lab.Fault{Kind: lab.Blip, Path: path, For: d})
+						agains = append(agains, float64(again(t, l).Milliseconds()))
 					})
 					gaps = append(gaps, gap)
-					agains = append(agains, float64(again(t, l).Milliseconds()))
+					again(t, l)
 					after := status(t, l)
 					if after.Speaker != before.Speaker {
 						changed++
@@ -248,7 +252,7 @@ func TestBlips(t *testing.T) {
 						again1++
 					}
 				}
-				t.Logf("silence, ms: %s; protected, ms after the clients' end: %s; load average %s; roles changed %d times, protection made anew %d times", gaps, agains, loadAverage(), changed, again1)
+				t.Logf("silence, ms: %s; protected, ms after the path was mended: %s; load average %s; roles changed %d times, protection made anew %d times", gaps, agains, loadAverage(), changed, again1)
 				record(t, map[string]any{"path": path, "for": d.String(), "gap_ms": gaps, "protected_ms": agains, "roles_changed": changed, "protected_anew": again1})
 			})
 		}
