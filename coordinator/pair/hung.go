@@ -5,7 +5,7 @@ package pair
 func (m *Machine) vmHung(reason string) {
 	reason = "the VM here hangs: " + reason
 	switch {
-	case m.vmPaused, m.ending != 0:
+	case m.vmPaused, m.ending != 0, m.timers[timerGrace] != 0:
 		return
 	case m.maint.on:
 		m.warn(reason + "; maintenance holds back what would be done")

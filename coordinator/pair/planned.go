@@ -321,7 +321,7 @@ func (m *Machine) stepSwitching(ev Event) {
 	case Received:
 		switch msg := ev.Msg.(type) {
 		case Status:
-			if m.rec.Speaker == ev.From && msg.Role == Speaker && msg.State != Promoting && msg.State != Claiming && msg.Generation >= m.rec.Generation {
+			if m.rec.Speaker == ev.From && m.speaks(msg) {
 				m.toFenced(ev.From + " speaks")
 			}
 		case PeerVMDied:
@@ -370,8 +370,18 @@ func (m *Machine) switchRecord() {
 	case m.rec.Speaker != m.with || !m.up(m.with):
 		m.toFenced(m.rec.Speaker + " speaks")
 	default:
+		if said := m.says(m.with); said != nil && m.speaks(*said) { // it said so before the record was read
+			m.toFenced(m.with + " speaks")
+			return
+		}
 		m.reason = m.with + " has the record and is about to speak"
 	}
+}
+
+// speaks reports whether a node that the record names as speaker says that its
+// guest's output reaches clients.
+func (m *Machine) speaks(s Status) bool {
+	return s.Role == Speaker && s.State != Promoting && s.State != Claiming && s.Generation >= m.rec.Generation
 }
 
 // takeBack claims the record for this node, whose VM stands still, and lets
