@@ -80,7 +80,7 @@ const charts = [
   new Chart("Released", [{ name: "frames/s", value: (p) => p.frames }], (v) => amount(v) + "/s"),
   new Chart("Delay that clients see", [{ name: "p50", value: (p) => measured(p.delay_p50_us) }, { name: "p99", value: (p) => measured(p.delay_p99_us) }], micros),
   new Chart("Hold until both agree", [{ name: "p50", value: (p) => measured(p.hold_p50_us) }, { name: "p99", value: (p) => measured(p.hold_p99_us) }], micros),
-  new Chart("Guest's standstill for a checkpoint", [{ name: "p50", value: (p) => measured(p.stop_p50_ms * 1000) }, { name: "longest", value: (p) => measured(p.stop_max_ms * 1000) }], micros),
+  new Chart("Standstill for checkpoints", [{ name: "p50", value: (p) => measured(p.stop_p50_ms * 1000) }, { name: "longest", value: (p) => measured(p.stop_max_ms * 1000) }], micros),
   new Chart("Checkpoints and divergences", [{ name: "checkpoints", value: (p) => p.checkpoints }, { name: "divergences", value: (p) => p.divergences }], (v) => amount(v) + "/s"),
   new Chart("Link between the nodes", [{ name: "out", value: (p) => p.link_out }, { name: "in", value: (p) => p.link_in }], (v) => bytes(v) + "/s"),
 ];
@@ -245,7 +245,7 @@ function away(e) {
 
 function drawEvents() {
   fill(document.querySelector("#events tbody"), ...state.events.map((e) => make("tr", "",
-    make("td", "", moment(e.time)), make("td", "", e.pair),
+    make("td", "", moment(e.time)), make("td", "tight", e.pair),
     make("td", "", make("span", "quiet", `${e.from} → `), make("span", moodOf(e.state), e.state), make("span", "quiet", ` (${e.role}, generation ${e.generation})`)),
     make("td", "", e.reason))));
 }
@@ -290,13 +290,15 @@ async function refreshReports() {
   try {
     const text = await (await call(`/v1/pairs/${encodeURIComponent(pair)}/reports?last=50`)).text();
     const reports = text.split("\n").filter(Boolean).map((l) => JSON.parse(l)).reverse();
+    const stats = await getJSON(`/v1/pairs/${encodeURIComponent(pair)}/reports/stats`);
     if (pair !== state.selected) return;
+    bars("causes", stats.reports?.by_cause);
     fill(document.querySelector("#reports tbody"), ...reports.map((r) => make("tr", "",
       make("td", "", moment(r.time)),
       make("td", "", make("b", "", r.cause?.title || r.reason), make("div", "quiet", r.cause?.advice || "")),
       make("td", "", r.flow?.text || "-"),
-      make("td", "", r.position?.exact ? `byte ${r.position.stream}` : "-"),
-      make("td", "", r.checkpoint ? `${r.checkpoint.stop_ms.toFixed(1)} ms` : "-"))));
+      make("td", "tight", r.position?.exact ? `byte ${r.position.stream}` : "-"),
+      make("td", "tight", r.checkpoint ? `${r.checkpoint.stop_ms.toFixed(1)} ms` : "-"))));
     set("report-note", reports.length ? "colod report show NUMBER has the bytes of both sides." : "No divergence has been recorded.");
   } catch (e) {
     if (e instanceof Refused) set("report-note", clean(e.message));
