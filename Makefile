@@ -22,7 +22,7 @@ TEST ?= TestTorture
 # A program that shows whether a Debian package is there, and the package.
 TOOLS := qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 bridge:iproute2 ethtool:ethtool \
 	tcpdump:tcpdump ssh:openssh-client scp:openssh-client redis-cli:redis-tools iperf3:iperf3 wget:wget curl:curl \
-	socat:socat cc:gcc dpkg-deb:dpkg etcd:etcd-server
+	socat:socat cc:gcc dpkg-deb:dpkg etcd:etcd-server promtool:prometheus
 
 .PHONY: help
 help: ## List the targets
@@ -44,6 +44,7 @@ setup: ## Install what is missing on this machine, from Debian's packages (needs
 		apt-get update -q; \
 		apt-get install -q -y --no-install-recommends $$missing; \
 		if [[ "$$missing" == *etcd-server* && -d /run/systemd/system ]]; then systemctl disable -q --now etcd; fi; \
+		if [[ "$$missing" == *prometheus* && -d /run/systemd/system ]]; then systemctl disable -q --now prometheus; fi; \
 	fi
 	@command -v $(GO) >/dev/null || { echo "setup: install Go 1.26 or newer" >&2; exit 1; }
 
@@ -76,6 +77,11 @@ e2e: ## Run the end-to-end tests: real QEMU pairs, real clients, real faults
 
 .PHONY: test
 test: setup lint unit race e2e ## Everything that has to pass before a change goes in
+
+.PHONY: test-web
+test-web: ## Drive the web page in Chromium (needs Debian's chromium; PICTURES=DIR leaves pictures)
+	@[[ -x /usr/bin/chromium ]] || { echo "test-web: apt-get install --no-install-recommends chromium" >&2; exit 1; }
+	COLOD_PICTURES=$(PICTURES) $(GO) test -count=1 -tags web -timeout 10m -run TestPage ./coordinator
 
 .PHONY: test-long
 test-long: setup ## The end-to-end campaigns in full, with their figures (hours)

@@ -15,6 +15,7 @@ import (
 	"colod/coordinator/metrics"
 	"colod/coordinator/pair"
 	"colod/coordinator/web"
+	"colod/internal/report"
 )
 
 // surface is what people and programs look at: events that are kept, metrics,
@@ -145,13 +146,23 @@ func (s *surface) snapshot() metrics.Snapshot {
 			continue
 		}
 		snap.Pairs = append(snap.Pairs, d.sample(&st))
-		if p := st.Peer; p.Node != "" && !seen[p.Node] {
+		for _, p := range append(st.Peers, st.Peer) {
+			if p.Node == "" || seen[p.Node] {
+				continue
+			}
 			seen[p.Node] = true
-			snap.Peers = append(snap.Peers, metrics.Peer{Name: p.Node, Up: p.Up, RTT: time.Duration(p.RTTUS * float64(time.Microsecond))})
+			peer := metrics.Peer{Name: p.Node, Up: p.Up, RTT: micros(p.RTTUS)}
+			for _, path := range p.Paths {
+				peer.Paths = append(peer.Paths, metrics.Path{Number: path.Path, Up: path.Up, RTT: micros(path.RTTP50US), Lost: path.Lost})
+			}
+			snap.Peers = append(snap.Peers, peer)
 		}
 	}
 	return snap
 }
+
+// micros is a time in microseconds, as the status tells it.
+func micros(us float64) time.Duration { return time.Duration(us * float64(time.Microsecond)) }
 
 // sample adds to a status what the status does not tell.
 func (d *driver) sample(st *PairStatus) metrics.Pair {
@@ -159,7 +170,12 @@ func (d *driver) sample(st *PairStatus) metrics.Pair {
 	d.stats.mu.Lock()
 	stop, transfer := d.stats.stop, d.stats.transfer
 	d.stats.mu.Unlock()
+	var reports report.Stats
+	if d.reports.c != nil {
+		reports = d.reports.c.Stats()
+	}
 	return metrics.Pair{
+		Paused: st.Paused, Held: st.Maintenance != nil, Causes: reports.ByCause, LeftOut: reports.LeftOut,
 		Name: st.Pair, State: st.State, Role: st.Role, Protected: st.State == "protected" || st.State == "checkpointing",
 		Runs: st.VM != nil, Generation: st.Generation, Since: st.Since,
 		Released: metrics.Released{Agreed: p.Agreed, Covered: p.Covered, Alone: p.Alone, Frames: p.ReleasedFrames, Bytes: p.ReleasedBytes},

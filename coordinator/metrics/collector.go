@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -146,6 +147,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		if p.RTT > 0 {
 			s.gauge("colod_peer_rtt_seconds", p.RTT.Seconds(), p.Name)
 		}
+		for _, path := range p.Paths {
+			number := strconv.Itoa(path.Number)
+			s.flag("colod_path_up", path.Up, p.Name, number)
+			if path.RTT > 0 {
+				s.gauge("colod_path_rtt_seconds", path.RTT.Seconds(), p.Name, number)
+			}
+			s.count("colod_path_heartbeats_lost_total", path.Lost, p.Name, number)
+		}
 	}
 	for i := range n.Pairs {
 		s.prefix = []string{n.Pairs[i].Name}
@@ -186,4 +195,6 @@ func (c *collector) pair(s sink, p *Pair) {
 	s.hist("colod_checkpoint_stop_seconds", p.Stop)
 	s.hist("colod_checkpoint_transfer_seconds", p.Transfer)
 	s.reasons("colod_divergences_total", p.Divergences)
+	s.reasons("colod_divergence_reports_total", p.Causes)
+	s.reasons("colod_divergence_reports_left_out_total", p.LeftOut)
 }

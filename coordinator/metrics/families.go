@@ -31,6 +31,9 @@ var families = []Family{
 
 	{"colod_peer_up", Gauge, "", []string{"peer"}, "1 while the other node answers."},
 	{"colod_peer_rtt_seconds", Gauge, "seconds", []string{"peer"}, "Round trip of heartbeats to the other node."},
+	{"colod_path_up", Gauge, "", []string{"peer", "path"}, "1 while heartbeats come over the path; path 0 is that of the nodes' addresses."},
+	{"colod_path_rtt_seconds", Gauge, "seconds", []string{"peer", "path"}, "Median round trip of the last heartbeats over the path."},
+	{"colod_path_heartbeats_lost_total", Counter, "", []string{"peer", "path"}, "Heartbeats over the path that were not answered."},
 
 	{"colod_pair_state", Gauge, "", []string{"pair", "state"}, "1 for the state in which the pair is on this node, 0 for all others."},
 	{"colod_pair_state_since_time_seconds", Gauge, "seconds", []string{"pair"}, "Since when the pair is in its state, in Unix time."},
@@ -58,4 +61,6 @@ var families = []Family{
 	{"colod_checkpoint_stop_seconds", Histogram, "seconds", []string{"pair"}, "How long the guest stood still for a checkpoint."},
 	{"colod_checkpoint_transfer_seconds", Histogram, "seconds", []string{"pair"}, "How long the state of a checkpoint took to the other side."},
 	{"colod_divergences_total", Counter, "", []string{"pair", "reason"}, "Differences between the two guests' output."},
+	{"colod_divergence_reports_total", Counter, "", []string{"pair", "cause"}, "Divergences with a report, by the cause that the report names."},
+	{"colod_divergence_reports_left_out_total", Counter, "", []string{"pair", "why"}, "Divergences without a report: too many at once (rate, queue), or no room (disk)."},
 }

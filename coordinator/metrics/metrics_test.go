@@ -31,7 +31,7 @@ var states = []string{"solo", "protected"}
 func sample() Snapshot {
 	return Snapshot{
 		Node: "a", Version: "1.0", Since: time.Unix(1000, 0), CertExpires: time.Unix(2000, 500e6), EventsLost: 1,
-		Peers: []Peer{{Name: "b", Up: true, RTT: 250 * time.Microsecond}, {Name: "c"}},
+		Peers: []Peer{{Name: "b", Up: true, RTT: 250 * time.Microsecond, Paths: []Path{{Up: true, RTT: time.Millisecond, Lost: 3}, {Number: 1}}}, {Name: "c"}},
 		Pairs: []Pair{{
 			Name: "g", State: "protected", Role: "speaker", Protected: true, Runs: true, Generation: 4, Since: time.Unix(1500, 0),
 			Released: Released{Agreed: 10, Covered: 5, Alone: 2, Frames: 17, Bytes: 1700},
@@ -39,7 +39,7 @@ func sample() Snapshot {
 			HeldFrames: 3, Budget: 5 * time.Millisecond, Mirrored: 9, InputLost: 1, OutputLost: 2, Rewritten: 1,
 			LinkIn: 100, LinkOut: 200, Checkpoints: 2, ByReason: map[string]uint64{"payload": 1, "timer": 1},
 			StateBytes: 4096, Stop: hist(10*time.Millisecond, 20*time.Millisecond), Transfer: hist(5 * time.Millisecond),
-			Divergences: map[string]uint64{"payload": 1},
+			Divergences: map[string]uint64{"payload": 1}, Causes: map[string]uint64{"http-date": 1}, LeftOut: map[string]uint64{"rate": 2},
 		}},
 	}
 }
@@ -65,6 +65,9 @@ func TestValues(t *testing.T) {
 		`colod_certificate_expiry_time_seconds 2000.5`,
 		`colod_peer_up{peer="c"} 0`,
 		`colod_peer_rtt_seconds{peer="b"} 0.00025`,
+		`colod_path_up{path="1",peer="b"} 0`,
+		`colod_path_rtt_seconds{path="0",peer="b"} 0.001`,
+		`colod_divergence_reports_total{cause="http-date",pair="g"} 1`,
 		`colod_pair_state{pair="g",state="protected"} 1`,
 		`colod_pair_state{pair="g",state="solo"} 0`,
 		`colod_pair_protected{pair="g"} 1`,

@@ -27,6 +27,16 @@ type Peer struct {
 	Name string
 	Up   bool
 	RTT  time.Duration // of heartbeats; 0 unknown
+
+	Paths []Path
+}
+
+// Path is one path to another node, as its heartbeats see it.
+type Path struct {
+	Number int
+	Up     bool
+	RTT    time.Duration // median; 0 unknown
+	Lost   uint64        // heartbeats
 }
 
 // Pair is one pair at one moment. Counters count since colod started.
@@ -58,6 +68,8 @@ type Pair struct {
 	Stop        *loghist.Hist     // the guest's standstill for checkpoints; nil: none
 	Transfer    *loghist.Hist     // of their state to the other side; nil: none
 	Divergences map[string]uint64 // by reason
+	Causes      map[string]uint64 // divergences with a report, by what the report says
+	LeftOut     map[string]uint64 // divergences without a report, by why
 }
 
 // Released counts what was let out.
