@@ -47,6 +47,8 @@ func keep(ctx context.Context, program, config string, log io.Writer) error {
 	again, start := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGHUP)
 	signal.Notify(start, syscall.SIGUSR1)
+	defer signal.Stop(again)
+	defer signal.Stop(start)
 	say := func(format string, args ...any) {
 		fmt.Fprintf(log, "%s KEEP %s\n", time.Now().UTC().Format("15:04:05.000000"), fmt.Sprintf(format, args...))
 	}
