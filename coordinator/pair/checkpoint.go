@@ -65,7 +65,7 @@ func (m *Machine) request(reason string) {
 // make it run again.
 func (m *Machine) checkpointNow() {
 	if m.state != Protected || m.role != Speaker || m.unusable != "" || m.pending.empty() ||
-		m.vmPaused || m.pausing != 0 || m.plan.step == planPause || m.resetWait {
+		m.vmPaused || m.pausing != 0 || m.plan.step == planPause {
 		return
 	}
 	rs := m.pending

@@ -40,7 +40,6 @@ type Config struct {
 	AdoptWait         time.Duration // how long a secondary found at start waits for the speaker, default 2 s
 	SettleWait        time.Duration // how long after a takeover the next synchronisation waits, so that clients are served first; default 500 ms
 	SuspectWait       time.Duration // how long a secondary that is no longer fed waits for the speaker's word, default 500 ms
-	ResetWait         time.Duration // how long a reset of the speaker's guest waits for that of the secondary's, default 1 s
 	SwitchWait        time.Duration // how long the steps of a planned change of roles may take each, default 5 s
 	MaxRestarts       int           // launches in a row after deaths without a copy, default 3
 
@@ -66,7 +65,6 @@ func (c *Config) defaults() {
 	def(&c.SettleWait, 500*time.Millisecond)
 	def(&c.SuspectWait, 500*time.Millisecond)
 	def(&c.SwitchWait, 5*time.Second)
-	def(&c.ResetWait, time.Second)
 	if c.MaxRestarts == 0 {
 		c.MaxRestarts = 3
 	}
@@ -130,7 +128,6 @@ type Machine struct {
 	toCheck    bool   // (secondary) the speaker wants to know whether this node reaches the arbiter
 	held       string // (secondary) why it would take over, while maintenance holds that
 	restore    bool   // protect again even without AutoProtect: it was given up for a plan that failed
-	resetWait  bool   // (speaker) the guest restarts, and the secondary's is being restarted, too
 	keepPaused bool   // an operator wants the guest to stand still, whoever runs it
 	contAfter  bool   // once the VM is freed from its peer it is to be continued: colod itself had stopped it
 	leaving    bool   // somebody else migrates the guest away
@@ -351,7 +348,7 @@ func (m *Machine) common(ev Event) bool {
 		return false
 	case VMReset:
 		if m.done(&m.resetting, ev.Op) {
-			m.resetDone(ev)
+			m.answer(OpReboot, ev.Err)
 		}
 		return false
 	case VMStopped:
@@ -470,10 +467,10 @@ func (m *Machine) become(s State, r Role, reason string) {
 	}
 	from := m.state
 	m.state, m.role, m.reason = s, r, reason
-	m.timers = timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind], timerForce: m.timers[timerForce], timerSwitch: m.timers[timerSwitch], timerReset: m.timers[timerReset]}
+	m.timers = timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind], timerForce: m.timers[timerForce], timerSwitch: m.timers[timerSwitch]}
 	m.unusable, m.suspect = "", ""
 	if s != Protected && s != Checkpointing {
-		m.held, m.toCheck, m.resetWait = "", false, false
+		m.held, m.toCheck = "", false
 	}
 	m.checking = 0
 	if m.plan.step != planChoose {

@@ -92,14 +92,6 @@ type (
 		Session string `json:"session"`
 		Reason  string `json:"reason"`
 	}
-	// Reset asks the secondary to restart its guest, as the speaker's does.
-	Reset struct {
-		Session string `json:"session"`
-	}
-	// ResetDone says that it has.
-	ResetDone struct {
-		Session string `json:"session"`
-	}
 	// Reply says what became of a Request. Err is "" when it is fulfilled.
 	Reply struct {
 		Op  Op     `json:"op"`
@@ -127,8 +119,6 @@ func (PeerVMDied) Kind() string { return "vm-died" }
 func (HandOver) Kind() string   { return "hand-over" }
 func (PeerEnded) Kind() string  { return "ended" }
 func (COLOBroken) Kind() string { return "colo-broken" }
-func (Reset) Kind() string      { return "reset" }
-func (ResetDone) Kind() string  { return "reset-done" }
 func (Reply) Kind() string      { return "reply" }
 func (Request) Kind() string    { return "request" }
 
@@ -209,10 +199,6 @@ func (m COLOBroken) check() error {
 	return errors.Join(checkSession(m.Session), checkReason(m.Reason))
 }
 
-func (m Reset) check() error { return checkSession(m.Session) }
-
-func (m ResetDone) check() error { return checkSession(m.Session) }
-
 func (m Reply) check() error {
 	if !slices.Contains(Ops, m.Op) {
 		return fmt.Errorf("operation %q is not known", m.Op)
@@ -253,10 +239,6 @@ func DecodeMessage(kind string, body []byte) (Message, error) {
 		return decodeAs[PeerVMDied](body)
 	case "hand-over":
 		return decodeAs[HandOver](body)
-	case "reset":
-		return decodeAs[Reset](body)
-	case "reset-done":
-		return decodeAs[ResetDone](body)
 	case "reply":
 		return decodeAs[Reply](body)
 	case "ended":

@@ -23,8 +23,6 @@ var samples = []Message{
 	COLOBroken{Session: "ab-1", Reason: "error"},
 	Request{Op: OpStop, GraceMS: 20000},
 	Request{Op: OpMigrate, Target: "c", Role: Speaker},
-	Reset{Session: "ab-1"},
-	ResetDone{Session: "ab-1"},
 	Reply{Op: OpMigrate, Err: "c has no room"},
 	HandOver{Session: "ab-1", Generation: 8, Reason: "switchover"},
 }

@@ -125,18 +125,13 @@ func (m *Machine) askReboot(a Ask) string {
 	return ""
 }
 
-// wasReset: the guest restarts within its VM. The secondary's is restarted as
-// well before it is made a copy again: QEMU 7.2 crashes when it loads the
-// state of devices that were just reset over those of a guest that runs.
+// wasReset: the guest restarts within its VM; the secondary's does not, until
+// it is made a copy again.
 func (m *Machine) wasReset() {
 	switch {
 	case m.role != Speaker:
-	case (m.state == Protected || m.state == Checkpointing) && m.up(m.with):
-		if !m.resetWait {
-			m.resetWait = true
-			m.set(timerReset, m.cfg.ResetWait)
-		}
-		m.send(m.with, Reset{Session: m.session})
+	case m.state == Protected || m.state == Checkpointing:
+		m.request(reasonReset)
 	case m.state == Syncing && m.sync.step >= syncArming:
 		m.pending.add(reasonReset)
 	}
@@ -144,29 +139,6 @@ func (m *Machine) wasReset() {
 
 // reasonReset is the reason of the checkpoint after a reset.
 const reasonReset = "reset"
-
-// secondaryReset: the secondary's guest has been restarted, or cannot be.
-func (m *Machine) secondaryReset() {
-	if m.resetWait {
-		m.resetWait = false
-		m.clear(timerReset)
-		m.request(reasonReset)
-	}
-}
-
-// resetDone is the result of ResetVM.
-func (m *Machine) resetDone(ev VMReset) {
-	if m.role == Secondary {
-		if ev.Err != "" {
-			m.warn("the secondary cannot be reset: " + ev.Err)
-		}
-		if m.session != "" {
-			m.send(m.with, ResetDone{Session: m.session})
-		}
-		return
-	}
-	m.answer(OpReboot, ev.Err)
-}
 
 // migrating follows a migration that somebody else has started.
 func (m *Machine) migrating(ev VMMigration) {

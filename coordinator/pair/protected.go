@@ -33,10 +33,6 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 				m.plan.agreed = true
 				m.planAgreed()
 			}
-		case ResetDone:
-			if msg.Session == m.session {
-				m.secondaryReset()
-			}
 		case Refused:
 			if msg.Session == m.session && m.plan.step == planCheck {
 				m.planFailed(m.with + " refused to take over: " + msg.Reason)
@@ -85,8 +81,6 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 			m.request(reasonTimer)
 		case ev.t == timerGrace:
 			m.graceOver()
-		case ev.t == timerReset:
-			m.secondaryReset()
 		case ev.t == timerSwitch:
 			m.planTimeout()
 		case m.state == Checkpointing && m.unusable == "":
@@ -192,11 +186,6 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 				m.readAnew()
 			default:
 				m.toClaiming(claim{how: TakeOver, gaveUp: true, planned: true}, m.with+" hands over: "+msg.Reason)
-			}
-		case Reset:
-			if msg.Session == m.session && m.resetting == 0 {
-				m.resetting = m.newOp()
-				m.emit(ResetVM{Op: m.resetting})
 			}
 		case Status:
 			m.keepPaused = msg.Paused

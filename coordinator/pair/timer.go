@@ -15,7 +15,6 @@ const (
 	timerSuspect                // say that the secondary is no longer fed
 	timerGrace                  // the guest has had its time to shut down; survives changes of state
 	timerSwitch                 // limit of a step of a planned change of roles; survives changes of state
-	timerReset                  // the secondary has not been reset; survives changes of state
 	timerForce                  // write what was forced into the record; survives changes of state
 	timerBehind                 // the other node knows a newer record than this one; survives changes of state
 	numTimers
