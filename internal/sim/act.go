@@ -66,7 +66,7 @@ func (n *node) act(a pair.Action) {
 				return pair.VMFound{Op: a.Op}
 			}
 			v.id = a.Op
-			return pair.VMFound{Op: a.Op, Found: true, Paused: v.halted && v.peer == nil}
+			return pair.VMFound{Op: a.Op, Found: true, Paused: v.paused}
 		})
 	case pair.LaunchVM:
 		n.launch(a)
@@ -86,6 +86,7 @@ func (n *node) act(a pair.Action) {
 				return pair.VMPaused{Op: a.Op, Err: "no VM that answers"}
 			}
 			v.halt()
+			v.paused = true
 			return pair.VMPaused{Op: a.Op}
 		})
 	case pair.ContVM:
@@ -490,7 +491,9 @@ func (n *node) copyGuest(a pair.Copy) {
 			v := n.vm
 			was := v.halted
 			v.halt()
+			v.copies = true
 			n.colod(w.between(ms, 30*ms), func() {
+				v.copies = false
 				if ready() != sec || n.vm != v {
 					if !was && v.alive {
 						v.resume()

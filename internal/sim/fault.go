@@ -135,6 +135,7 @@ func (w *world) fault() {
 		}
 		w.after(later, func() { w.ask(n, pair.Ask{ID: 5, Op: pair.OpStart}) })
 	case 25:
+		w.pausedOnPurpose = true
 		w.ask(n, pair.Ask{ID: 6, Op: pair.OpPause})
 		w.after(later, func() {
 			for _, x := range w.nodes {

@@ -216,6 +216,10 @@ func (n *node) die() {
 		w.logf("%s: colod dies", n.name)
 	}
 	n.tear()
+	if v := n.vm; v != nil && v.copies {
+		v.copies = false // QEMU gives a migration up that loses its stream, and lets the guest go on
+		n.kernel(n.w.between(ms, 10*ms), v.resume)
+	}
 	n.up = false
 	n.run++
 	if v := n.vm; v != nil {

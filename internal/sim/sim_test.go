@@ -42,7 +42,7 @@ func TestSeeds(t *testing.T) {
 				t.Errorf("seed %d: %s: %s", seed, res.Kind, res.Failed)
 			}
 		}
-		if done := seed - first + 1; done%20000 == 0 {
+		if done := seed - first + 1; done%5000 == 0 {
 			fmt.Printf("%d seeds, %d failed, %.0f a minute\n", done, bad, float64(done)/time.Since(began).Minutes())
 		}
 	}

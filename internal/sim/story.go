@@ -111,7 +111,11 @@ func (w *world) tell() {
 			// The same draws, so that the rest of the story stays alike.
 			w.rnd(2)
 		}
-		w.run(w.now+w.between(0, 2500*ms), nil)
+		gap := 2500 * ms
+		if w.rnd(3) == 0 {
+			gap = 60 * ms // in the middle of what the fault has begun
+		}
+		w.run(w.now+w.between(0, gap), nil)
 	}
 	w.peace()
 }
@@ -229,7 +233,7 @@ func (w *world) operator() {
 		if on, _ := n.m.Maintenance(); on {
 			n.step(pair.Ask{ID: 98, Op: pair.OpMaintenance})
 		}
-		if n.m.Paused() {
+		if n.m.Paused() && w.pausedOnPurpose {
 			n.step(pair.Ask{ID: 97, Op: pair.OpCont})
 		}
 		if n.m.State() == pair.Stopped {

@@ -11,7 +11,9 @@ type vm struct {
 	n      *node
 	id     uint64 // what colod calls it: the number of the action that launched or found it
 	alive  bool
-	halted bool // stands still: for a checkpoint, or by an operator
+	halted bool // stands still: for a checkpoint, or since somebody stopped it
+	paused bool // somebody stopped it
+	copies bool // the end of the first copy is under way
 	frozen bool // hangs: neither guest nor monitor does anything
 	loaded bool // has a guest, not only a place for one
 	g      guest
@@ -132,7 +134,7 @@ func (v *vm) halt() {
 
 func (v *vm) resume() {
 	if v.halted {
-		v.halted = false
+		v.halted, v.paused = false, false
 		v.event(v.n.w.between(0, ms), vmResumed)
 		v.wake()
 	}

@@ -93,6 +93,7 @@ type world struct {
 	stats            counters
 	nfaults          int
 	mendedAt         int64 // when the last fault mends itself
+	pausedOnPurpose  bool  // somebody stopped the guest
 	endedOnPurpose   bool  // somebody ended or reset the guest
 	failed           *failure
 	moves            map[[2]uint8]int
