@@ -265,7 +265,9 @@ func (n *Node) candidates(ready []string, only bool) []placement.Facts {
 	var all []placement.Facts
 	for _, name := range ready {
 		if o := n.others[name]; o != nil && o.entry != nil {
-			all = append(all, factsOf(o.entry))
+			f := factsOf(o.entry)
+			f.Maintenance = "" // that of the pair is known to its machine, and newer
+			all = append(all, f)
 		} else {
 			all = append(all, unknownFacts(name))
 		}
@@ -283,5 +285,7 @@ func (n *Node) candidates(ready []string, only bool) []placement.Facts {
 
 func (n *Node) own() placement.Facts {
 	e := n.entry()
-	return factsOf(&e)
+	f := factsOf(&e)
+	f.Maintenance = "" // as in candidates
+	return f
 }

@@ -190,7 +190,7 @@ func (p *testPair) prepare(name string) *testNode {
 func (p *testPair) launch(n *testNode) {
 	p.t.Helper()
 	node, err := NewNode(Options{
-		Config: n.cfg, Version: "test", Platform: n.plat, Log: zerolog.New(n.log), Arbiter: p.arbiter,
+		Config: n.cfg, Version: "test", Platform: n.plat, Log: zerolog.New(n.log).With().Timestamp().Logger(), Arbiter: p.arbiter,
 		Notify: func(s string) { n.notes.Write([]byte(s + "\n")) },
 	})
 	if err != nil {

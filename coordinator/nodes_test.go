@@ -183,10 +183,9 @@ func TestMaintenance(t *testing.T) {
 	if err := os.WriteFile(file, []byte("colod-maintenance-1\n{\"on\":fal"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.start("b")
-	p.await("b", "maintenance for a torn file", func(s PairStatus) bool {
-		return s.Maintenance != nil && strings.Contains(s.Maintenance.Why, "cut short")
-	})
+	b := p.start("b") // until a tells it that the maintenance is over
+	eventually(t, "a word about the torn file", func() bool { return strings.Contains(b.log.String(), "the pair is taken to be in maintenance") })
+	p.protected("a", "b")
 }
 
 // TestForce: without the arbiter nobody speaks, until an operator says so; it
