@@ -69,6 +69,8 @@ type driver struct {
 	state    string     // directory of what must survive a reboot
 	held     atomic.Pointer[maintained]
 	audit    *audit
+	sup      *supervision // nil: nobody watches
+	unwatch  func()
 	ctx      context.Context // ends with the driver
 	cancel   context.CancelFunc
 	disk     *lane // what is written to disk
@@ -103,6 +105,8 @@ type driverOptions struct {
 	Log      zerolog.Logger
 	Publish  func(e Event, routine bool)
 	Audit    *audit
+	// Supervision watches the pair; nil: nobody does.
+	Supervision *supervision
 	// Outside says that nodes that are not in the pair's list can be found.
 	Outside bool
 }
@@ -114,7 +118,7 @@ func newDriver(o driverOptions) (*driver, error) {
 	d := &driver{
 		cfg: cfg, node: self.Node, dir: vmDir(self.RunDir, cfg.Name), domain: self.Domain,
 		state: filepath.Join(self.StateDir, "pairs", cfg.Name),
-		plat:  plat, arb: o.Arbiter, arbLimit: arbiterLimit(self), id: o.Identity, net: o.Network, audit: o.Audit,
+		plat:  plat, arb: o.Arbiter, arbLimit: arbiterLimit(self), id: o.Identity, net: o.Network, audit: o.Audit, sup: o.Supervision,
 		log: o.Log.With().Str("pair", cfg.Name).Logger(), publish: o.Publish,
 		box: newMailbox(), start: time.Now(), since: time.Now(), asks: map[uint64]chan string{},
 		exited: make(chan struct{}), stop: make(chan struct{}), ended: make(chan struct{}),
@@ -145,6 +149,10 @@ func newDriver(o driverOptions) (*driver, error) {
 	d.post(pair.Start{Boot: o.Boot})
 	d.restoreMaintenance()
 	go d.loop()
+	d.unwatch = func() {}
+	if d.sup != nil {
+		d.unwatch = d.sup.superviseDriver(d)
+	}
 	return d, nil
 }
 
@@ -476,6 +484,7 @@ func (d *driver) Ask(ctx context.Context, a pair.Ask) error {
 // close ends the driver. The VM, if one runs, is left as it is, and so is
 // its way to the network.
 func (d *driver) close() error {
+	d.unwatch()
 	defer d.reports.close()
 	d.call(func() {
 		if d.sess != nil {

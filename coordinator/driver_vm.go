@@ -25,6 +25,7 @@ type vmHandle struct {
 	quit chan struct{}
 	done chan struct{}
 
+	unwatch func()      // ends the supervision
 	colo    atomic.Bool // the guest is being copied by colod, or was
 	leaving bool        // somebody else's migration is under way; for the watcher only
 }
@@ -46,6 +47,7 @@ func (h *vmHandle) foreign(status string) bool {
 
 // letGo ends the watching and the connections; the VM runs on.
 func (h *vmHandle) letGo() {
+	h.unwatch()
 	close(h.quit)
 	<-h.done
 	_ = h.Close() // connections only
@@ -55,6 +57,7 @@ func (h *vmHandle) letGo() {
 func (d *driver) take(vm VM, id uint64) {
 	h := &vmHandle{VM: vm, id: id, quit: make(chan struct{}), done: make(chan struct{})}
 	events, stop := vm.Events()
+	h.unwatch = d.superviseVM(h)
 	d.vm.Store(h)
 	d.dog.Go(func() {
 		defer close(h.done)

@@ -66,6 +66,7 @@ type Node struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of the node itself
 
+	sup   *supervision
 	hb    *heartbeat.Service // nil: only the ctl connections tell who is there
 	facts atomic.Pointer[HostFacts]
 	audit *audit
@@ -126,7 +127,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.opt.Notify("READY=1")
 	n.log.Info().Str("node", n.cfg.Node).Str("version", n.opt.Version).Str("listen", n.listener.Addr().String()).
 		Str("api", n.cfg.API.Socket).Int("pairs", len(n.all())).Msg("colod runs")
-	stopWatch := n.watchdog()
+	stopWatch := n.feedSystemd()
 	withGuests := n.opt.WithGuests
 	select {
 	case <-ctx.Done():
@@ -167,6 +168,7 @@ func (n *Node) open() error {
 		return err
 	}
 	n.audit = openAudit(filepath.Join(n.cfg.StateDir, "audit.log"), n.cfg.Node, n.log)
+	n.sup = openSupervision(n.log)
 	// The API's socket comes first: it is also the lock against a second colod.
 	if n.api, err = newAPI(n); err != nil {
 		return err
@@ -193,6 +195,7 @@ func (n *Node) open() error {
 		}
 	}
 	n.takeUpGuests()
+	n.superviseNode()
 	n.startLinks()
 	n.listener.Serve()
 	n.api.serve()
@@ -209,7 +212,7 @@ func (n *Node) open() error {
 func (n *Node) open1(p *config.Pair) error {
 	d, err := newDriver(driverOptions{
 		Pair: p, Node: n.cfg, Platform: n.opt.Platform, Arbiter: n.arb, Identity: n.id, Network: n, Boot: n.boot,
-		Log: n.log, Publish: n.publish, Audit: n.audit, Outside: n.registry() != nil,
+		Log: n.log, Publish: n.publish, Audit: n.audit, Supervision: n.sup, Outside: n.registry() != nil,
 	})
 	if err != nil {
 		return err
@@ -273,6 +276,9 @@ func (n *Node) close() error {
 	n.closed = true
 	n.mu.Unlock()
 	n.work.Wait()
+	if n.sup != nil {
+		n.sup.close()
+	}
 	var errs []error
 	if n.surface != nil {
 		n.surface.stop()
@@ -309,6 +315,9 @@ func (n *Node) close() error {
 // Status is the node's status.
 func (n *Node) Status() NodeStatus {
 	st := NodeStatus{Node: n.cfg.Node, Version: n.opt.Version, Since: n.start, Pairs: []PairStatus{}}
+	if n.sup != nil {
+		st.Supervision = n.sup.status()
+	}
 	for _, d := range n.all() {
 		if p, ok := n.statusOf(d); ok {
 			st.Pairs = append(st.Pairs, p)
@@ -339,34 +348,4 @@ func (n *Node) statusOf(d *driver) (PairStatus, bool) {
 		}
 	}
 	return st, ok
-}
-
-// watchdog tells systemd that the drivers' loops turn. The returned function
-// ends it.
-func (n *Node) watchdog() func() {
-	every := watchdogInterval()
-	if every == 0 {
-		return func() {}
-	}
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		t := time.NewTicker(every)
-		defer t.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-t.C:
-			}
-			alive := true
-			for _, d := range n.all() {
-				alive = alive && d.call(func() {})
-			}
-			if alive {
-				n.opt.Notify("WATCHDOG=1")
-			}
-		}
-	})
-	return func() { close(done); wg.Wait() }
 }

@@ -20,6 +20,8 @@ type NodeStatus struct {
 	Version string       `json:"version"`
 	Since   time.Time    `json:"since"` // start of this colod
 	Pairs   []PairStatus `json:"pairs"`
+	// Supervision are the parts of the node that are watched, by name.
+	Supervision []SupervisedPart `json:"supervision"`
 }
 
 // PairStatus is where a node stands with one pair.

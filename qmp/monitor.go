@@ -163,6 +163,10 @@ func (m *Monitor) roundTrip(ctx context.Context, command string, args, result an
 	return nil
 }
 
+// Unanswered is how many commands were given up whose reply has not come yet. It goes down when QEMU
+// answers after all.
+func (m *Monitor) Unanswered() int { return int(m.unans.Load()) }
+
 func (m *Monitor) current() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -220,6 +220,16 @@ func (c *Core) Bad(now time.Duration, name, reason string) []Effect {
 	return c.bad(now, p, reason)
 }
 
+// Fail tells a result that leaves no doubt: the part has failed.
+func (c *Core) Fail(now time.Duration, name, reason string) []Effect {
+	p := c.parts[name]
+	if p == nil {
+		return nil
+	}
+	p.bad = max(p.bad, p.FailAfter-1)
+	return c.bad(now, p, reason)
+}
+
 func (c *Core) bad(now time.Duration, p *part, reason string) []Effect {
 	p.beat, p.good = now, 0
 	p.bad++

@@ -8,6 +8,14 @@ import (
 	"time"
 )
 
+// Certain makes an error of a check one that leaves no doubt: the part has failed
+// with the first.
+func Certain(err error) error { return certain{err} }
+
+type certain struct{ error }
+
+func (c certain) Unwrap() error { return c.error }
+
 // Options of a Watchdog.
 type Options struct {
 	Guard Guard
@@ -124,7 +132,11 @@ func (h *Handle) result(err error) {
 		w.tell(w.core.Good(w.now(), h.spec.Name))
 		return
 	}
-	w.tell(w.core.Bad(w.now(), h.spec.Name, err.Error()))
+	bad := w.core.Bad
+	if errors.As(err, new(certain)) {
+		bad = w.core.Fail
+	}
+	w.tell(bad(w.now(), h.spec.Name, err.Error()))
 	w.poke()
 }
 

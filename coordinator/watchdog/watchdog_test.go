@@ -3,6 +3,7 @@ package watchdog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -135,6 +136,30 @@ func TestContext(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if s := w.Status()[0]; s.State != Failed || s.Reason != "nobody answers" {
 			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestCertain: one result that leaves no doubt is enough.
+func TestCertain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l told
+		w := Start(Options{Told: l.add})
+		defer w.Close()
+		var gone atomic.Bool
+		if _, err := w.Add(Spec{Part: Part{Name: "p", Every: time.Second, FailAfter: 100}, Check: func(context.Context) error {
+			if gone.Load() {
+				return fmt.Errorf("look: %w", Certain(errors.New("it is gone")))
+			}
+			return nil
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		gone.Store(true)
+		time.Sleep(2 * time.Second)
+		if s := w.Status()[0]; l.states() != "failed" || s.Reason != "look: it is gone" {
+			t.Errorf("%s, %+v", l.states(), s)
 		}
 	})
 }

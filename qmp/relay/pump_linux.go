@@ -65,6 +65,7 @@ func (r *Relay) splice(to, from syscall.Conn) (moved bool, err error) {
 		// Counted before it is passed on, so that no answer can come before the count.
 		r.forward.Add(uint64(n))
 		r.track.sawForward(time.Now())
+		r.writing.Store(true)
 		for n > 0 {
 			m, err := spliceOnce(dst.Write, func(fd int) (int64, error) {
 				return unix.Splice(p[0], nil, fd, nil, int(n), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
@@ -74,6 +75,7 @@ func (r *Relay) splice(to, from syscall.Conn) (moved bool, err error) {
 			}
 			n -= m
 		}
+		r.writing.Store(false)
 	}
 }
 
@@ -105,7 +107,10 @@ func (r *Relay) copy(to io.Writer, from io.Reader) error {
 		if n > 0 {
 			r.forward.Add(uint64(n))
 			r.track.sawForward(time.Now())
-			if _, err := to.Write(buf[:n]); err != nil {
+			r.writing.Store(true)
+			_, err := to.Write(buf[:n])
+			r.writing.Store(false)
+			if err != nil {
 				return err
 			}
 		}

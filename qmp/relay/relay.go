@@ -32,6 +32,8 @@ type Stats struct {
 	Checkpoints uint64     // completed
 	Phase       Phase      // of the present checkpoint
 	Last        Checkpoint // the last completed one; zero before
+	Primary     bool       // it is the relay of the primary's side
+	Unread      bool       // the receiving side of this relay does not take what it is given just now
 	Spliced     bool       // the kernel moves the forward bytes without copying them to us
 }
 
@@ -46,6 +48,7 @@ type Relay struct {
 
 	forward atomic.Uint64
 	spliced atomic.Bool
+	writing atomic.Bool
 	track   tracker
 
 	mu    sync.Mutex
@@ -257,6 +260,8 @@ func (r *Relay) Stats() Stats {
 	s := r.track.stats()
 	s.Forward = r.forward.Load()
 	s.Spliced = r.spliced.Load()
+	s.Primary = r.listen != nil
+	s.Unread = r.writing.Load()
 	return s
 }
 
