@@ -67,17 +67,22 @@ func newAPI(n *Node) (*apiServer, error) {
 	}
 	s := &apiServer{n: n, path: path, ln: ln, lock: lock}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.http = &http.Server{Handler: web.Local(s.routes()), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10, ConnContext: callerContext}
+	return s, nil
+}
+
+// routes are all routes of the API; docs/openapi.yaml describes them.
+func (s *apiServer) routes() *routes {
 	mux := newRoutes()
 	for _, r := range s.table() {
 		mux.HandleFunc(r.method+" "+r.path, r.handle)
 	}
 	s.reportRoutes(mux.HandleFunc)
-	n.surface.routes(mux, s.ctx)
+	s.n.surface.routes(mux, s.ctx)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusNotFound, apiError{fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)})
 	})
-	s.http = &http.Server{Handler: web.Local(mux), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10, ConnContext: callerContext}
-	return s, nil
+	return mux
 }
 
 func (s *apiServer) serve() {
