@@ -91,11 +91,16 @@ func (d *driver) watch(h *vmHandle, events <-chan qmp.Event) {
 	}
 }
 
+// lastWordsTimeout bounds the wait for the end of the monitor's connection of
+// a VM that ends by itself. On a loaded host the kernel takes seconds to free
+// a guest's memory, and closes the process's connections only after that.
+const lastWordsTimeout = 5 * time.Second
+
 // lastWords looks for a SHUTDOWN that QEMU sent before it ended: a planned
 // end must never look like a death. A process that a signal killed cannot
 // have ended on purpose, and the kernel tells that at once.
 func (d *driver) lastWords(h *vmHandle, events <-chan qmp.Event) {
-	limit := time.NewTimer(time.Second)
+	limit := time.NewTimer(lastWordsTimeout)
 	defer limit.Stop()
 	killed := killedBySignal(h.PID())
 	for events != nil {
