@@ -71,6 +71,7 @@ type StepReport struct {
 	GapMS       float64 `json:"gap_ms"`          // from the fault until every connection heard something again, at most
 	GapOf       string  `json:"gap_of"`          // the connection
 	ProtectedMS float64 `json:"protected_ms"`    // from mending until protected
+	Turns       uint64  `json:"turns"`           // how often another node than before was heard by clients
 	Note        string  `json:"note,omitempty"`  // what could not be done, and why that is no failure
 	Error       string  `json:"error,omitempty"` // why the step failed
 }
@@ -93,6 +94,7 @@ type torture struct {
 	report  *TortureReport
 	session *client.Session
 	usage   *UsageLog
+	witness *witness.Witness
 	last    *Status // at the end of the step before
 }
 
@@ -156,6 +158,7 @@ func (t *torture) run(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
+	t.witness = w
 	if err := l.AwaitState(ctx, "protected"); err != nil {
 		return err
 	}
@@ -294,6 +297,11 @@ func (t *torture) step(ctx context.Context, s Step) (sr StepReport) {
 		return sr
 	}
 	t.unprovoked(t.last, before, fmt.Sprintf("before step %d", s.N))
+	heard, err := t.witness.Report()
+	if err != nil {
+		sr.Error = err.Error()
+		return sr
+	}
 	sr.At, sr.Before = time.Since(t.start).Seconds(), before.Speaker
 	t.say(fmt.Sprintf("step %d: %s (%s speaks, %s stands by, generation %d)", s.N, s, before.Speaker, before.Standby, before.Generation))
 	if _, err := t.session.Mark(); err != nil {
@@ -349,12 +357,29 @@ func (t *torture) step(ctx context.Context, s Step) (sr StepReport) {
 			t.report.Changes++
 		}
 		t.last = after
+		t.turns(heard, &sr)
 		if slices.Contains([]string{opCheckpoint, opPause, CutLAN, StopArbiter, CutArbiter}, s.What) && s.Also == "" {
 			t.unprovoked(before, after, fmt.Sprintf("in step %d (%s)", s.N, s))
 		}
 	}
 	t.say(fmt.Sprintf("        %s: gap %.0f ms (%s), protected %.1f s after mending, %s speaks, generation %d", sr.Did, sr.GapMS, sr.GapOf, sr.ProtectedMS/1000, sr.Speaker, sr.Generation))
 	return sr
+}
+
+// turns notes how often the speaker changed on the wire. More often than the
+// roles did is no error as long as all said the same, but worth a line.
+func (t *torture) turns(before witness.Report, sr *StepReport) {
+	now, err := t.witness.Report()
+	if err != nil {
+		return
+	}
+	sr.Turns = now.Turns - before.Turns
+	if sr.Turns < 2 {
+		return
+	}
+	for _, turn := range now.Last[max(0, len(now.Last)-int(sr.Turns)-1):] {
+		t.say(fmt.Sprintf("        %s heard from %s to %s, %d frames, first %s", turn.Node, turn.From.Format("05.000000"), turn.To.Format("05.000000"), turn.Frames, turn.First))
+	}
 }
 
 // unprovoked notes that the record changed though nothing was done that

@@ -23,12 +23,15 @@ var program string
 // long tells whether campaigns run in full.
 var long = os.Getenv("COLOD_LONG") != ""
 
-// rounds chooses the length of a campaign.
+// rounds chooses the length of a campaign. COLOD_ROUNDS shortens a full one.
 func rounds(few, full int) int {
-	if long {
-		return full
+	if !long {
+		return few
 	}
-	return few
+	if n, err := strconv.Atoi(os.Getenv("COLOD_ROUNDS")); err == nil && n > 0 {
+		return min(n, full)
+	}
+	return full
 }
 
 // seed makes the random instants repeatable: COLOD_SEED sets it.

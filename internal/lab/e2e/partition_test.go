@@ -128,14 +128,14 @@ func partitioned(t *testing.T, c partitionCase) (gap float64) {
 	gap, _ = watched(t, l, load(), 2*time.Second, func(mark func()) {
 		before := status(t, l)
 		if c.arbiter != nil {
-			break1(t, l, *c.arbiter(before))
+			breakLab(t, l, *c.arbiter(before))
 			// A healthy pair goes on without it.
 			time.Sleep(2 * time.Second)
 			if now := status(t, l); now.State != "protected" && now.State != "checkpointing" {
 				t.Errorf("the arbiter's absence changed a healthy pair: %s: %s", now.State, now.Reason)
 			}
 		}
-		break1(t, l, c.fault(before))
+		breakLab(t, l, c.fault(before))
 		mark()
 		if c.away {
 			quiet(t, l, w)
@@ -187,8 +187,8 @@ func quiet(t *testing.T, l *lab.Lab, w *witness.Witness) {
 	}
 }
 
-// break1 makes one fault and logs it.
-func break1(t *testing.T, l *lab.Lab, f lab.Fault) {
+// breakLab makes one fault and logs it.
+func breakLab(t *testing.T, l *lab.Lab, f lab.Fault) {
 	t.Helper()
 	said, err := l.Break(t.Context(), f)
 	if err != nil {
@@ -227,7 +227,7 @@ func TestBlips(t *testing.T) {
 			}
 			t.Run(name+"-"+d.String(), func(t *testing.T) {
 				var gaps, agains figures
-				changed, again1 := 0, 0
+				changed, anew := 0, 0
 				for range rounds(1, 5) {
 					l := protected(t)
 					giveUpIfFailed(t, l)
@@ -235,7 +235,7 @@ func TestBlips(t *testing.T) {
 					before := status(t, l)
 					gap, _ := watched(t, l, load(), 2*time.Second, func(mark func()) {
 						mark()
-						break1(t, l, lab.Fault{Kind: lab.Blip, Path: path, For: d})
+						breakLab(t, l, lab.Fault{Kind: lab.Blip, Path: path, For: d})
 						agains = append(agains, float64(again(t, l).Milliseconds()))
 					})
 					gaps = append(gaps, gap)
@@ -249,11 +249,11 @@ func TestBlips(t *testing.T) {
 						t.Errorf("the loss of one path of several changed the roles: %s", after.Reason)
 					}
 					if after.Generation != before.Generation {
-						again1++
+						anew++
 					}
 				}
-				t.Logf("silence, ms: %s; protected, ms after the path was mended: %s; load average %s; roles changed %d times, protection made anew %d times", gaps, agains, loadAverage(), changed, again1)
-				record(t, map[string]any{"path": path, "for": d.String(), "gap_ms": gaps, "protected_ms": agains, "roles_changed": changed, "protected_anew": again1})
+				t.Logf("silence, ms: %s; protected, ms after the path was mended: %s; load average %s; roles changed %d times, protection made anew %d times", gaps, agains, loadAverage(), changed, anew)
+				record(t, map[string]any{"path": path, "for": d.String(), "gap_ms": gaps, "protected_ms": agains, "roles_changed": changed, "protected_anew": anew})
 			})
 		}
 	}
