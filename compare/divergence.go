@@ -133,6 +133,8 @@ func (e *Engine) timing(now int64, fl *flow, d *Divergence) {
 		oldest = *fl.d.held.at(0)
 	case fl.t.syn != nil:
 		oldest = fl.t.syn
+	case fl.t.rst != nil:
+		oldest = fl.t.rst
 	case fl.t.again.len() > 0:
 		oldest = *fl.t.again.at(0)
 	}

@@ -65,12 +65,24 @@ func (t *Tolerance) Check() string {
 		return "a header is part of a tcp stream"
 	case t.Header != "" && strings.ContainsAny(t.Header, ": \t\r\n"):
 		return fmt.Sprintf("%q is not a header's name", t.Header)
+	case framing(t.Header):
+		return fmt.Sprintf("header %s says how the body is cut: a difference there is one of the body", t.Header)
 	case t.Pattern != nil && t.Pattern.NumSubexp() != 1:
 		return fmt.Sprintf("the pattern has %d groups; put the part that may differ into one (...)", t.Pattern.NumSubexp())
 	case t.Pattern != nil && t.Pattern.MatchString(""):
 		return "the pattern matches nothing at all too"
 	}
 	return ""
+}
+
+// framing says whether a client cuts a response's body by the header.
+func framing(header string) bool {
+	for _, h := range [...]string{"Content-Length", "Transfer-Encoding", "Content-Range", "Connection", "Upgrade"} {
+		if strings.EqualFold(header, h) {
+			return true
+		}
+	}
+	return false
 }
 
 // matches says whether the rule is about the flow.

@@ -294,6 +294,7 @@ func TestToleranceCheck(t *testing.T) {
 		{Kind: frame.KindUDP, Port: 80, Header: "Date"},
 		{Kind: frame.KindARP, Port: 80, Uncompared: true},
 		{Kind: frame.KindTCP, Port: 80, Header: "Date: x"},
+		{Kind: frame.KindTCP, Port: 80, Header: "content-length"},
 		{Kind: frame.KindTCP, Port: 80, Pattern: regexp.MustCompile(`abc`)},
 		{Kind: frame.KindTCP, Port: 80, Pattern: regexp.MustCompile(`(a*)`)},
 		{Kind: frame.KindTCP, Port: 80, Header: "Date", Uncompared: true},

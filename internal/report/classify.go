@@ -286,6 +286,9 @@ func inHTTP(e *Evidence) (Cause, bool) {
 		}
 		return cause(KindHTTPCookie, field, sure), true
 	}
+	if strings.EqualFold(name, "content-length") {
+		return cause(KindLength, "Content-Length", sure), true // of the body, which follows
+	}
 	return cause(KindHTTPHeader, name, sure), true
 }
 

@@ -88,6 +88,7 @@ func TestClassify(t *testing.T) {
 	}{
 		{"cookie", tcpFlow(80), http + "Set-Cookie: sid=8f2a77; Path=/\r\n\r\n", http + "Set-Cookie: sid=03bb1c; Path=/\r\n\r\n", KindHTTPCookie, "sid"},
 		{"header", tcpFlow(80), http + "X-Request-Id: 11\r\n\r\n", http + "X-Request-Id: 12\r\n\r\n", KindHTTPHeader, "X-Request-Id"},
+		{"body of another length", tcpFlow(80), http + "Content-Length: 36\r\n\r\n", http + "Content-Length: 35\r\n\r\n", KindLength, "Content-Length"},
 		{"date without context", tcpFlow(80), "Content-Type: a\r\nDate: Sat, 21 Nov 2026 15:09:25 GMT\r\n", "Content-Type: a\r\nDate: Sat, 21 Nov 2026 15:09:26 GMT\r\n", KindHTTPDate, "Date"},
 		{"json string", tcpFlow(80), http + "\r\n{\"a\": 1, \"id\": \"f00\"}", http + "\r\n{\"a\": 1, \"id\": \"f01\"}", KindJSONField, "id"},
 		{"json number", tcpFlow(80), `{"count": 17, "b": 2}`, `{"count": 18, "b": 2}`, KindJSONField, "count"},
