@@ -221,12 +221,32 @@ func (k *disks) before(ctx context.Context, h *vmHandle) error {
 
 // after is to be done when the VM here runs alone.
 func (k *disks) after(h *vmHandle) {
-	if k == nil {
-		return
+	q, err := monitorOf(h)
+	if err != nil {
+		return // it is gone
 	}
 	if err := k.leave(h); err != nil {
 		k.d.log.Warn().Err(err).Msg("what is left of the replication is taken out before the next")
 	}
+	k.d.dog.Go(func() {
+		began := time.Now()
+		if err := k.layout.AwaitCommit(k.d.ctx, q); err != nil {
+			return // ended meanwhile: the next launch looks at what is left
+		}
+		if err := k.layout.Committed(); err != nil {
+			k.d.log.Error().Err(err).Msg("cannot note that the disks are whole")
+			return
+		}
+		k.d.log.Debug().Dur("took_ms", time.Since(began)).Msg("disks are whole here")
+	})
+}
+
+// mayStart says why a guest that runs nowhere must not be started from the images here; on any goroutine.
+func (k *disks) mayStart() error {
+	if k == nil || k.d.vm.Load() != nil {
+		return nil
+	}
+	return k.layout.Usable()
 }
 
 func (k *disks) leave(h *vmHandle) error {

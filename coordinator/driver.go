@@ -455,6 +455,11 @@ func (d *driver) onProxy(ev proxy.Event) {
 
 // Ask passes on an operator's wish and waits for its outcome.
 func (d *driver) Ask(ctx context.Context, a pair.Ask) error {
+	if a.Op == pair.OpStart || a.Op == pair.OpForce {
+		if err := d.disks.mayStart(); err != nil { // before the record is changed in vain
+			return err
+		}
+	}
 	ch := make(chan string, 1)
 	var id uint64
 	if !d.call(func() {

@@ -13,6 +13,8 @@ var (
 	ErrUnfinished = errors.New("unfinished copy")
 	// ErrStale: another node's guest has gone on without this image.
 	ErrStale = errors.New("older than another node's")
+	// ErrUncertain: whether the overlays or the images hold the newest state cannot be told.
+	ErrUncertain = errors.New("what they hold is not certain")
 	// ErrImage: an image does not fit: absent, of another format or size, locked, no rights, no space.
 	ErrImage = errors.New("image cannot be used")
 )

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // Kind says how a disk reaches the other node.
@@ -43,6 +44,8 @@ type Disk struct {
 type Layout struct {
 	Disks []Disk
 	Dir   string // directory that belongs to this pair alone; made if it is absent
+
+	mu sync.Mutex // held while the ledger is changed
 }
 
 // Empty reports whether the guest has no disks.

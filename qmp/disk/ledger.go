@@ -97,6 +97,8 @@ func (l *Layout) update(sync bool, change func(*Ledger)) error {
 	if !l.Replicates() {
 		return nil
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	g, err := l.Ledger()
 	if err != nil {
 		return err
@@ -154,9 +156,17 @@ func (l *Layout) Promoting() error {
 	return l.update(false, func(g *Ledger) { g.Promoted, g.Base, g.Copying, g.Behind = true, "", "", "" })
 }
 
-// Committed notes that the overlays are in the images.
+// Committed notes that what the overlays held is in the images, and removes them. Nothing is done unless the guest
+// has taken over here.
 func (l *Layout) Committed() error {
-	return l.update(true, func(g *Ledger) { g.Promoted, g.Committing = false, false })
+	g, err := l.Ledger()
+	if err != nil || !g.Promoted {
+		return err
+	}
+	if err := l.update(true, func(g *Ledger) { g.Promoted, g.Committing = false, false }); err != nil {
+		return err
+	}
+	return l.RemoveOverlays()
 }
 
 // LeftBehind notes that the guest goes on at another node without these images.
@@ -164,41 +174,61 @@ func (l *Layout) LeftBehind(node string) error {
 	return l.update(true, func(g *Ledger) { g.Behind = node })
 }
 
-// Recover makes the images here ready for a guest that starts anew from them, or says why they must not be
-// used: [ErrUnfinished], [ErrStale].
-func (l *Layout) Recover(ctx context.Context) (repaired bool, err error) {
+// Usable says why a guest must not be started from the images here, as far as the ledger knows: [ErrUnfinished],
+// [ErrStale]. Overlays are not looked at.
+func (l *Layout) Usable() error {
 	if !l.Replicates() {
-		return false, nil
+		return nil
 	}
 	g, err := l.Ledger()
-	if err != nil {
-		return false, err
-	}
 	switch {
+	case err != nil:
+		return err
 	case g.Copying != "":
-		return false, fmt.Errorf("start from the disks of this node: %w of those of node %s: start the guest there, or restore %s and remove %s",
+		return fmt.Errorf("start from the disks of this node: %w of those of node %s: start the guest there, or restore %s and remove %s",
 			ErrUnfinished, g.From, l.paths(), l.ledgerPath())
 	case g.Behind != "":
-		return false, fmt.Errorf("start from the disks of this node: they are %w: the guest went on at node %s: start it there, or, to go back to the older disks, remove %s",
+		return fmt.Errorf("start from the disks of this node: they are %w: the guest went on at node %s: start it there, or, to go back to the older disks, remove %s",
 			ErrStale, g.Behind, l.ledgerPath())
-	case !g.Promoted:
-		return false, nil
 	}
-	if !g.Committing {
+	return nil
+}
+
+// Recover makes the images here ready for a guest that starts anew from them, or says why they must not be
+// used: as [Layout.Usable], and [ErrUncertain].
+func (l *Layout) Recover(ctx context.Context) (repaired bool, err error) {
+	if err := l.Usable(); err != nil || !l.Replicates() {
+		return false, err
+	}
+	g, err := l.Ledger()
+	if err != nil || !g.Promoted {
+		return false, err
+	}
+	if repaired = g.Committing; !repaired {
 		if repaired, err = l.Uncommitted(); err != nil {
 			return false, err
 		}
+		boot, err := bootID()
+		if err != nil {
+			return false, err
+		}
+		if repaired && boot != g.Boot {
+			// After a loss of power the marks may be older than the images: what they tell of may have been
+			// committed, and overwritten by the guest since.
+			return false, fmt.Errorf("start from the disks of this node: %w: the host went down right after the guest had taken over here: "+
+				"if the takeover was long before, remove %s; else write the overlays in %s into the images first (qemu-img commit -d -b IMAGE OVERLAY), then remove it",
+				ErrUncertain, l.ledgerPath(), l.Dir)
+		}
 	}
-	if repaired || g.Committing {
-		g.Committing = true
-		if err := l.write(g, true); err != nil {
+	if repaired {
+		if err := l.update(true, func(g *Ledger) { g.Committing = true }); err != nil {
 			return false, err
 		}
 		if err := l.commitDead(ctx); err != nil {
 			return false, err
 		}
 	}
-	return repaired || g.Committing, l.Committed()
+	return repaired, l.Committed()
 }
 
 func (l *Layout) paths() string {

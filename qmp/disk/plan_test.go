@@ -2,6 +2,7 @@ package disk
 
 import (
 	"encoding/json"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -175,4 +176,20 @@ func TestLedger(t *testing.T) {
 	do(l.update(true, func(g *Ledger) { g.Boot = "another" }))
 	offer("")
 	recovers(nil)
+	// And whether overlays in use were committed before the host went down is not known.
+	do(l.Promoting())
+	header := make([]byte, 80)
+	copy(header, "QFI\xfb\x00\x00\x00\x03")
+	for _, path := range []string{l.active(0), l.hidden(0), l.active(1), l.hidden(1)} {
+		do(os.WriteFile(path, header, 0o600))
+	}
+	header[79] = 1
+	do(os.WriteFile(l.hidden(1), header, 0o600))
+	recovers(ErrUncertain)
+	header[79] = 0
+	do(os.WriteFile(l.hidden(1), header, 0o600))
+	recovers(nil)
+	if _, err := os.Stat(l.active(0)); !os.IsNotExist(err) {
+		t.Errorf("overlay of old: %v", err)
+	}
 }

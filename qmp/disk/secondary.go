@@ -53,12 +53,12 @@ func (l *Layout) Secondary(ctx context.Context, q QMP) (bool, error) {
 // AwaitCommit returns when QEMU has committed the overlays of a former secondary into its images and has
 // closed them, which it does by itself after a takeover.
 func (l *Layout) AwaitCommit(ctx context.Context, q QMP) error {
-	for {
+	for wait := pollInterval / 4; ; wait = min(2*wait, 25*pollInterval) {
 		busy, err := l.Secondary(ctx, q)
 		if err != nil || !busy {
 			return err
 		}
-		if err := pause(ctx, pollInterval); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return fmt.Errorf("wait until what was written before the takeover is in the image: %w", err)
 		}
 	}
