@@ -93,6 +93,7 @@ func (m *Machine) askFailover(a Ask) string {
 		m.await(a)
 		m.endVM()
 		m.send(m.with, HandOver{Session: m.session, Generation: m.rec.Generation, Reason: "failover asked for by an operator"})
+		m.given = m.session
 		m.orphaned("failover to " + m.with + " asked for by an operator")
 	default:
 		m.forward(a)

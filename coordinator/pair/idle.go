@@ -50,11 +50,37 @@ func (m *Machine) stepIdle(ev Event) {
 			m.idleTimeout()
 			return
 		}
-	case VMDied, PeerUp, PeerDown, Received:
+	case Received:
+		m.remind(ev)
+	case VMDied, PeerUp, PeerDown:
 	default:
 		return
 	}
 	m.decide()
+}
+
+// remind tells the standby once more that the guest is no longer here: it
+// may not have heard it, and then it is no longer fed and does not know why.
+func (m *Machine) remind(ev Received) {
+	if m.wait != waitTakeover || ev.From != m.rec.Standby || m.vm != 0 && m.ending == 0 {
+		return
+	}
+	session := ""
+	switch msg := ev.Msg.(type) {
+	case COLOBroken:
+		session = msg.Session
+	case Status:
+		if msg.HasVM && msg.Role == Secondary {
+			session = msg.Session
+		}
+	}
+	switch {
+	case session == "":
+	case session == m.given: // by an operator's wish, which maintenance does not hold
+		m.send(ev.From, HandOver{Session: session, Generation: m.rec.Generation, Reason: clip(m.reason)})
+	default:
+		m.send(ev.From, PeerVMDied{Session: session, Generation: m.rec.Generation, Reason: clip(m.reason)})
+	}
 }
 
 // decide chooses the state that follows from the record and the VM here.

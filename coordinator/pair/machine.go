@@ -127,6 +127,7 @@ type Machine struct {
 	maint      maintenance
 	toCheck    bool   // (secondary) the speaker wants to know whether this node reaches the arbiter
 	held       string // (secondary) why it would take over, while maintenance holds that
+	given      string // session whose secondary was asked to take over by an operator's failover
 	restore    bool   // protect again even without AutoProtect: it was given up for a plan that failed
 	keepPaused bool   // an operator wants the guest to stand still, whoever runs it
 	contAfter  bool   // once the VM is freed from its peer it is to be continued: colod itself had stopped it
