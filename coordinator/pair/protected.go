@@ -5,9 +5,9 @@ func (m *Machine) toProtectedSpeaker() {
 	m.failures, m.noAuto, m.restarts, m.restore = 0, "", 0, false
 	m.forgive(m.with)
 	m.choice.none = false
-	m.planProtected()
 	m.become(Protected, Speaker, "protected by "+m.with)
 	m.send(m.with, Armed{Session: m.session, Record: m.rec})
+	m.planProtected() // its question is for a secondary that knows that it is one
 	m.setIdle()
 	m.pauseNow()
 	m.checkpointNow()
