@@ -46,7 +46,7 @@ var advice = map[string]struct{ title, advice string }{
 	KindTLSHello: {"TLS handshake",
 		"Randoms and key shares are drawn by each guest, so that each full handshake costs a checkpoint. End TLS in front of the pair, or keep connections open for long."},
 	KindTLSRecord: {"TLS records",
-		"The guests use different keys: the handshake was not made by one of them alone. A checkpoint heals it until the next handshake."},
+		"Either the guests use different keys, since the handshake was made while they differed, or something within the encrypted content differs, such as the time in a session ticket or what the service answers. End TLS in front of the pair to see it."},
 	KindSSHKex: {"ssh key exchange",
 		"Cookies and keys are drawn by each guest: each ssh login costs a few checkpoints. Use long-lived or shared connections (ControlMaster)."},
 	KindSSHPacket: {"encrypted ssh packet",

@@ -161,11 +161,26 @@ func inTLS(e *Evidence) (Cause, bool) {
 			if b[rec] != 23 && e.Flow.Service == "" {
 				continue
 			}
-			return cause(KindTLSRecord, "", sure), true
+			return cause(KindTLSRecord, sameKeys(e), sure), true
 		}
 		return cause(KindTLSHello, handshakeField(b, rec+5, e.At), true), true
 	}
 	return Cause{}, false
+}
+
+// sameKeys tells a byte that differs within equally encrypted content from content under different keys: a stream
+// cipher keeps the one where it is.
+func sameKeys(e *Evidence) string {
+	same := 0
+	for i := e.At; i < min(e.At+32, len(e.Primary), len(e.Secondary)); i++ {
+		if e.Primary[i] == e.Secondary[i] {
+			same++
+		}
+	}
+	if same > 8 {
+		return "content under the same keys"
+	}
+	return "keys"
 }
 
 // tlsRecord follows the records from s on to the one that contains at.

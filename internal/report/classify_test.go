@@ -99,6 +99,8 @@ func TestClassify(t *testing.T) {
 		{"words", tcpFlow(7), "the quick brown fox\n", "the quick black fox\n", KindPlainData, ""},
 		{"binary", tcpFlow(7), "\x00\x01\x02\x03", "\x00\x01\xff\x03", KindPlainData, ""},
 		{"dns answer", Flow{Kind: "udp", GuestPort: 53, PeerPort: 4000, Service: "dns"}, "\x12\x34\x81\x80\x00\x01A", "\x12\x34\x81\x80\x00\x01B", KindDNSData, ""},
+		{"tls content", tcpFlow(443), "\x17\x03\x03\x00\x40" + strings.Repeat("k", 64), "\x17\x03\x03\x00\x40" + strings.Repeat("k", 20) + "x" + strings.Repeat("k", 43), KindTLSRecord, "content under the same keys"},
+		{"tls keys", tcpFlow(443), "\x17\x03\x03\x00\x40" + strings.Repeat("k", 64), "\x17\x03\x03\x00\x40" + strings.Repeat("x", 64), KindTLSRecord, "keys"},
 		{"inner sequence number", Flow{Kind: "ip", Protocol: 4}, string(inner(1, 2)), string(inner(7, 2)), KindTCPISN, ""},
 		{"inner timestamp", Flow{Kind: "ip", Protocol: 47}, "\x00\x00\x08\x00" + string(inner(1, 2)), "\x00\x00\x08\x00" + string(inner(1, 9)), KindTCPTimestamp, ""},
 		{"longer", tcpFlow(7), "the quick", "the quick brown", KindLength, ""},
