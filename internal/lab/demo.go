@@ -193,7 +193,7 @@ func (d *demo) run(ctx context.Context, opt Options) error {
 		return err
 	}
 	defer session.Close()
-	if _, err := session.Await(time.Minute, func(r client.Report) bool { return r.Open && r.Bytes > 0 }); err != nil {
+	if _, err := session.Await(3*time.Minute, func(r client.Report) bool { return r.Open && r.Bytes > 0 }); err != nil {
 		return err
 	}
 	if err := d.watch(ctx, session, demoBefore); err != nil {
@@ -254,7 +254,7 @@ func (d *demo) run(ctx context.Context, opt Options) error {
 
 // awaitTakeover returns once the other node speaks alone or is protected again.
 func (d *demo) awaitTakeover(ctx context.Context, victim string) (*Status, error) {
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		st, err := d.lab.nodeStatus(ctx, otherNode(victim))
 		if err == nil && st.Speaker != victim {

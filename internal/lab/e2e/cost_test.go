@@ -71,7 +71,7 @@ func measureCheckpoints(t *testing.T, l *lab.Lab, name string, n int, join func(
 	join(t, l, p, s)
 	var pauses figures
 	for range n {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		c, err := p.Checkpoint(ctx)
 		cancel()
 		if err != nil {
@@ -169,7 +169,7 @@ func coloOverTCP(t *testing.T, _ *lab.Lab, p, s *qmp.VM) {
 	run(p, "migrate", uri)
 	// In COLO once the guest was stopped for the last part of the copy and runs again.
 	stopped := false
-	timeout := time.After(time.Minute)
+	timeout := time.After(3 * time.Minute)
 	for {
 		select {
 		case e := <-events.C:

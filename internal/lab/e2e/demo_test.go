@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"os"
@@ -37,10 +38,17 @@ func TestInterruptedDemo(t *testing.T) {
 	shared.down()
 	name := labName("demo-int")
 	cmd := exec.Command(program, "lab", "demo", "--name", name)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the demo said: %s", errs.String())
+		}
+	})
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

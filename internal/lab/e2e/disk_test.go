@@ -68,7 +68,7 @@ func watchedDisk(t *testing.T, l *lab.Lab, loads []client.Load, answered map[str
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.Await(time.Minute, working); err != nil {
+	if _, err := s.Await(3*time.Minute, working); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Mark(); err != nil {

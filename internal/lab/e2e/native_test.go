@@ -44,7 +44,7 @@ func TestNativeLab(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.Await(time.Minute, func(r client.Report) bool { return r.Rounds > 0 }); err != nil {
+	if _, err := s.Await(3*time.Minute, func(r client.Report) bool { return r.Rounds > 0 }); err != nil {
 		t.Fatal(err)
 	}
 	reports, err := s.Stop()

@@ -163,7 +163,7 @@ func partitioned(t *testing.T, c partitionCase) (gap float64) {
 // then on nobody says anything: neither can win the record.
 func quiet(t *testing.T, l *lab.Lab, w *witness.Witness) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		speaking := ""
 		for _, n := range lab.Nodes {
 			st, err := l.NodeStatus(t.Context(), n)

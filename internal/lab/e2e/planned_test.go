@@ -231,7 +231,7 @@ func planned(t *testing.T, op operation, kind string, delay time.Duration, c *ce
 
 // contNow asks whoever speaks now to undo the operation, until somebody does.
 func contNow(ctx context.Context, l *lab.Lab, op operation, before *lab.Status) (err error) {
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		st, serr := l.Status(ctx)
 		if serr != nil {
 			err = serr
