@@ -33,7 +33,7 @@ const (
 	// feedEvery is how often the process is told that the one it serves runs,
 	// feedLimit after what time without it falls silent.
 	feedEvery = 100 * time.Millisecond
-	feedLimit = time.Second
+	feedLimit = 2 * time.Second
 	// maxMessage bounds a message; eight paths make about 3 KiB.
 	maxMessage   = 64 << 10
 	startTimeout = 20 * time.Second
