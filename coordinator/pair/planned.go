@@ -190,6 +190,7 @@ func (m *Machine) planSwapped(ev Swapped) {
 		m.planFailed("the guest stays where it is: the record cannot be written: " + ev.Err)
 	case SwapUnknown:
 		// The secondary may be out of the record: only the record can tell.
+		m.plan.step = planFree
 		m.toClaiming(claim{how: Released}, reason)
 	}
 }
@@ -289,7 +290,7 @@ func (m *Machine) planMoved(s State) {
 			within = append(within, Solo)
 		}
 	case planFree:
-		within = []State{Promoting, Solo, Syncing}
+		within = []State{Claiming, Promoting, Solo, Syncing}
 	case planSync:
 		within = []State{Syncing, Protected}
 	case planGive:
