@@ -27,7 +27,6 @@ type pair struct {
 	toB   []compare.Message
 	got   uint64
 	want  int64 // when the checkpoint that was asked for begins, 0: none
-	lag   int
 
 	divergences, releases int
 }
@@ -36,7 +35,6 @@ type conn struct {
 	guest, client frametest.Addr
 	iss, siss     uint32
 	off           uint32
-	acked         uint32
 }
 
 func newPair(seed uint64, rules []compare.Tolerance) *pair {

@@ -169,7 +169,6 @@ type player struct {
 	want, got outcome
 	frames    [2][]*compare.Frame // given back: small and large
 	raws      map[ask][]byte      // the recorded answers, with other tolerances
-	recorded  map[uint32]ask
 	start     time.Time
 	startMono int64
 }
