@@ -87,7 +87,7 @@ func TestPage(t *testing.T) {
 	p.start("b")
 	p.protected("a", "b")
 	busy(a.plat.dataPath())
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 
 	b, err := browser.Start(chromium, 1280, 900)

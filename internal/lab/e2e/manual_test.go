@@ -20,7 +20,7 @@ func otherNode(s string) string { return map[string]string{"a": "b", "b": "a"}[s
 var nodeName = regexp.MustCompile(`\b[ab]\b`)
 
 // TestManual runs the manual's transcripts that need a protected guest. The
-// manual speaks of a as the speaker; if it is b, names are swapped.
+// manual speaks of guest1 and of a as its speaker; names are put in accordingly.
 func TestManual(t *testing.T) {
 	manual, err := os.ReadFile("../../../docs/manual.md")
 	if err != nil {
@@ -39,13 +39,15 @@ func TestManual(t *testing.T) {
 		t.Fatal(err)
 	}
 	speaker := st.Speaker
+	pairName := regexp.MustCompile(`\b` + regexp.QuoteMeta(st.Pair) + `\b`)
 	path := filepath.Dir(program) + ":" + os.Getenv("PATH")
 	run := func(command string) (string, int, error) {
-		cmd := l.Command(ctx, speaker, "sh", "-c", command)
+		cmd := l.Command(ctx, speaker, "sh", "-c", strings.ReplaceAll(command, "guest1", st.Pair))
 		cmd.Env = append(os.Environ(), "PATH="+path, "COLOD_SOCKET="+l.Socket(speaker))
 		b, err := cmd.CombinedOutput()
 		// A checkpoint may be under way at any time; that is protected, too.
 		out := strings.ReplaceAll(string(b), "checkpointing", "protected")
+		out = pairName.ReplaceAllString(out, "guest1")
 		if speaker != "a" {
 			out = nodeName.ReplaceAllStringFunc(out, otherNode)
 		}
