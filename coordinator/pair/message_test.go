@@ -100,7 +100,7 @@ func FuzzDecodeMessage(f *testing.F) {
 func FuzzMachine(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32})
 	f.Fuzz(func(t *testing.T, script []byte) {
-		m := New(Config{Pair: "g", Self: "a", Peers: []string{"b", "c"}, First: true, AutoProtect: true, Strict: true})
+		m := New(Config{Pair: "g", Self: "a", Peers: []string{"b", "c"}, First: true, AutoProtect: true, Strict: true, Fencing: len(script)&1 != 0, FencingRequired: len(script)&2 != 0, Outside: len(script)&4 != 0})
 		m.Step(Start{Boot: 1})
 		for i := 0; i+1 < len(script); i += 2 {
 			m.Step(Tick{Now: m.now + 1<<(script[i+1]%36)})
@@ -214,13 +214,16 @@ func anyEvent(m *Machine, k, arg byte) Event {
 	case 39:
 		return VMMigration{VM: m.vm, Status: []string{"setup", "completed", "failed"}[arg%3]}
 	case 40:
-		return VMPaused{Op: m.op, Err: err}
+		if arg&2 != 0 {
+			return VMPaused{Op: m.pausing, Err: err}
+		}
+		return VMPaused{Op: m.plan.pausing, Err: err}
 	case 41:
-		return VMContinued{Op: m.op, Err: err}
+		return VMContinued{Op: m.conting, Err: err}
 	case 42:
-		return FencedNode{Op: m.op, Err: err}
+		return FencedNode{Op: m.claim.fencing, Err: err}
 	case 43:
-		return VMReset{Op: m.op, Err: err}
+		return VMReset{Op: m.resetting, Err: err}
 	case 44:
 		return Received{From: peer, Msg: Status{Boot: uint64(arg & 1), State: Standby, Ready: true, MaintenanceRev: uint64(arg >> 4), Maintenance: arg&8 != 0}}
 	}
