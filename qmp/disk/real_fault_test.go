@@ -126,7 +126,7 @@ func TestRealSecondaryFull(t *testing.T) {
 			if err := unix.Mount("colod-test", small, "tmpfs", unix.MS_REMOUNT, "size=200M"); err != nil {
 				t.Fatal(err)
 			}
-			x = protect(t, a, b)
+			protect(t, a, b)
 			b.reads(0, 2, "0", "1M")
 			b.reads(0, 1, "1M", "15M")
 		})
@@ -201,7 +201,7 @@ func TestRealLostConnection(t *testing.T) {
 			}
 			a.reads(0, 5, "0", "8M")
 			b.end()
-			x = protect(t, a, b)
+			protect(t, a, b)
 			b.reads(0, 5, "0", "8M")
 		})
 	}
@@ -239,7 +239,7 @@ func TestRealLostInCopy(t *testing.T) {
 	} else {
 		t.Log(err)
 	}
-	x = protect(t, a, b)
+	protect(t, a, b)
 	b.reads(0, 2, "0", "1M")
 	b.reads(0, 1, "1M", "63M")
 }
