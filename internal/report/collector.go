@@ -170,7 +170,7 @@ func (c *Collector) CheckpointDone(n uint64, stop, cost time.Duration, bytes uin
 	c.tell(item{kind: itemDone, n: n, stop: stop, cost: cost, bytes: bytes})
 }
 
-// Flush waits until everything told before is written as far as it can be.
+// Flush waits until everything told before is taken. What still waits for its bytes or its checkpoint is not written by it.
 func (c *Collector) Flush() {
 	ch := make(chan struct{})
 	select {
@@ -236,7 +236,6 @@ func (c *Collector) take(it item) {
 	case itemDone:
 		c.healed(it)
 	case itemFlush:
-		c.writeAll(it.at)
 		close(it.flushed)
 	}
 }
