@@ -10,7 +10,7 @@ BIN     := bin/colod
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # Packages whose tests run under the race detector: those with goroutines.
-RACE := ./coordinator/... ./proxy/... ./qmp/... ./internal/lab/client/...
+RACE := ./coordinator/... ./proxy/... ./qmp/... ./internal/lab/client/... ./internal/report ./internal/record
 # Everything but the end-to-end tests, which run alone.
 UNIT = $(shell $(GO) list ./... | grep -v /internal/lab/e2e)
 
