@@ -74,6 +74,11 @@ func watch(t *testing.T, l *lab.Lab) *witness.Witness {
 		if len(r.Frames) == 0 {
 			t.Error("the witness saw nothing")
 		}
+		for _, e := range r.Ended {
+			if t.Failed() {
+				t.Logf("reset: %+v", e)
+			}
+		}
 		t.Logf("witness: %d conflicts in frames %v; %d bytes said again, %d of them by another node; %d turns; %d frames missed",
 			r.Conflicts, r.Frames, r.Compared, r.Across, r.Turns, r.Dropped)
 	})

@@ -40,6 +40,16 @@ type Conflict struct {
 	Earlier  []Segment `json:"earlier"` // that held the position
 }
 
+// Reset is a TCP reset by the guest.
+type Reset struct {
+	Flow     string    `json:"flow"`
+	Node     string    `json:"node"`
+	Time     time.Time `json:"time"`
+	Position int64     `json:"position"` // in the stream
+	Top      uint64    `json:"top"`      // of the stream; 0 = nothing was said
+	Ack      uint32    `json:"ack"`
+}
+
 // Turn is a stretch of time in which one node alone was heard.
 type Turn struct {
 	Node   string    `json:"node"`
@@ -58,6 +68,7 @@ type Report struct {
 	Unchecked uint64            `json:"unchecked"` // bytes too far behind their stream to be compared
 	Flows     uint64            `json:"flows"`     // TCP connections seen
 	Resets    uint64            `json:"resets"`    // TCP resets by the guest
+	Ended     []Reset           `json:"last_resets,omitempty"`
 	Conflicts uint64            `json:"conflicts"`
 	Listed    []Conflict        `json:"listed,omitempty"`
 	Turns     uint64            `json:"turns"` // stretches of one speaker; each but the first is a change of speakers
@@ -122,6 +133,9 @@ func (j *Judge) Frame(node string, at time.Time, buf []byte) {
 	f.used = at
 	if p.Flags&frame.RST != 0 {
 		j.r.Resets++
+		j.r.Ended = append(j.r.Ended[max(0, len(j.r.Ended)-maxListed+1):], Reset{
+			Flow: key.String(), Node: node, Time: at, Position: f.position(p.Seq), Top: f.top, Ack: uint32(p.Ack),
+		})
 		return
 	}
 	if p.Flags&frame.SYN != 0 {
@@ -298,6 +312,7 @@ func (j *Judge) Report() Report {
 		r.Bytes[k] = v
 	}
 	r.Listed = append([]Conflict(nil), j.r.Listed...)
+	r.Ended = append([]Reset(nil), j.r.Ended...)
 	r.Last = append([]Turn(nil), j.turns[max(0, len(j.turns)-maxListed):]...)
 	return r
 }
