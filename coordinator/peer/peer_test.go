@@ -243,7 +243,7 @@ func listen(t *testing.T, id *certs.Identity, accept func(*tls.Conn)) *Listener 
 	return l
 }
 
-func newTwo(t *testing.T) *two {
+func newTwo(t *testing.T, change ...func(*LinkOptions)) *two {
 	t.Helper()
 	w := &two{t: t, dir: t.TempDir(), link: map[string]*Link{}, seen: map[string]chan string{"a": make(chan string, 4096), "b": make(chan string, 4096)}}
 	var err error
@@ -257,13 +257,17 @@ func newTwo(t *testing.T) *two {
 	l := listen(t, ids["b"], func(c *tls.Conn) { w.link["b"].Accept(c) })
 	for self, other := range map[string]string{"a": "b", "b": "a"} {
 		ch := w.seen[self]
-		w.link[self] = NewLink(LinkOptions{
+		o := LinkOptions{
 			Self: self, Peer: other, Addrs: func() []string { return []string{l.Addr().String()} }, Boot: 1, Version: "v" + self, Identity: ids[self],
 			Interval: 10 * time.Millisecond, Timeout: 500 * time.Millisecond, Log: zerolog.Nop(),
 			Up:      func() { ch <- "up" },
 			Down:    func(string) { ch <- "down" },
 			Message: func(p, k string, b []byte) { ch <- p + " " + k + " " + string(b) },
-		})
+		}
+		for _, f := range change {
+			f(&o)
+		}
+		w.link[self] = NewLink(o)
 	}
 	w.link["b"].Start()
 	w.link["a"].Start()
@@ -288,6 +292,46 @@ func (w *two) await(node, want string) {
 			w.t.Fatalf("%s did not see %q", node, want)
 		}
 	}
+}
+
+// TestSteady: while a node is heard in another way, a connection that breaks is
+// made anew and the node does not count as lost; once it is known to be lost,
+// it does at once. An address that does not answer is passed over.
+func TestSteady(t *testing.T) {
+	w := newTwo(t, func(o *LinkOptions) {
+		o.Steady = func() bool { return true }
+		addrs := o.Addrs
+		dead, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead.Close()
+		o.Addrs = func() []string { return append([]string{dead.Addr().String()}, addrs()...) }
+	})
+	w.await("a", "up")
+	w.await("b", "up")
+	if local, remote := w.link["a"].Addrs(); local == nil || remote == nil {
+		t.Error("no ends of the connection")
+	}
+	for range 3 {
+		began := time.Now()
+		w.link["a"].Cut("its path is dead")
+		for _, n := range []string{"a", "b"} {
+			for got := ""; got != "up"; {
+				select {
+				case got = <-w.seen[n]:
+					if took := time.Since(began); got == "down" && took < SteadyTimeout { // a busy machine may take longer
+						t.Fatalf("%s took the other node for lost %s after a cut", n, took)
+					}
+				case <-time.After(30 * time.Second):
+					t.Fatalf("%s saw nothing after a cut", n)
+				}
+			}
+		}
+	}
+	w.link["b"].Lost("all paths are silent")
+	w.await("b", "down")
+	w.await("b", "up") // the other side has made a new connection
 }
 
 func TestLink(t *testing.T) {

@@ -96,3 +96,51 @@ func TestRegistry(t *testing.T) {
 	// No registry is in the way of the records.
 	holds(t, b, rp)
 }
+
+// TestSpec: the description of a pair is written by one node and read by
+// another; a pair is forgotten with all views of it, and its record stays.
+func TestSpec(t *testing.T) {
+	c := newCluster(t, 1)
+	a, b := c.open(t), c.open(t)
+	ctx := within(t, longEnough)
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	if s, err := b.Spec(ctx, "p"); err != nil || s.Pair != "" {
+		t.Fatalf("none: %+v, %v", s, err)
+	}
+	want := registry.Spec{Pair: "p", Node: "a", Config: []byte(`{"name":"p"}`), Updated: now}
+	if err := a.PutSpec(ctx, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Spec(ctx, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("description (-want +got):\n%s", d)
+	}
+	must(t, a, arbiter.Record{}, record("p", 1, "a", ""))
+	for _, node := range []string{"a", "b"} {
+		if err := a.Publish(ctx, registry.View{Pair: "p", Node: node, State: "stopped", Since: now, Updated: now}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.ForgetPair(ctx, "p"); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := a.Spec(ctx, "p"); err != nil || s.Pair != "" {
+		t.Errorf("forgotten: %+v, %v", s, err)
+	}
+	pairs, err := a.Pairs(ctx)
+	if err != nil || len(pairs) != 1 || len(pairs[0].Views) != 0 || pairs[0].Record.Generation != 1 {
+		t.Errorf("pairs: %+v, %v", pairs, err)
+	}
+	for _, err := range []error{a.PutSpec(ctx, registry.Spec{Pair: "../x"}), a.ForgetPair(ctx, ""), func() error { _, err := a.Spec(ctx, "a/b"); return err }()} {
+		if err == nil || !strings.Contains(err.Error(), "is not the name of a pair") {
+			t.Errorf("wrong name: %v", err)
+		}
+	}
+	big := registry.Spec{Pair: "p", Config: []byte(`"` + strings.Repeat("x", maxEntry) + `"`)}
+	if err := a.PutSpec(ctx, big); err == nil || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("too large: %v", err)
+	}
+}
