@@ -61,6 +61,7 @@ func printStatus(w io.Writer, st *coordinator.NodeStatus) {
 			fmt.Fprintf(w, "  last divergence: %s, %s%s\n", termsafe.Line(d.Reason), termsafe.Line(d.Flow), at)
 		}
 	}
+	printSupervision(w, st.Supervision)
 }
 
 // peerWord is the other node and whether it answers; loud if it does not.
