@@ -30,6 +30,7 @@ type disks struct {
 	d        *driver
 	layout   *disk.Layout
 	progress atomic.Pointer[disk.Progress] // of the copy under way; nil if there is none
+	bad      string                        // of the image here, seen while the pair was not yet protected; loop only
 }
 
 // Limits and intervals.
@@ -266,6 +267,13 @@ func (k *disks) moved(to pair.State) {
 		return
 	}
 	rec := k.d.m.Record()
+	switch h := k.d.vm.Load(); {
+	case to == pair.Solo:
+		k.bad = ""
+	case to == pair.Protected && k.bad != "" && h != nil && k.d.m.Role() == pair.Speaker:
+		k.d.post(pair.VMHung{VM: h.id, Reason: k.bad})
+		k.bad = ""
+	}
 	switch to {
 	case pair.Standby, pair.Stopped, pair.Fenced, pair.Idle:
 	default:
@@ -312,6 +320,8 @@ func (k *disks) fault(h *vmHandle, f disk.Fault) {
 	case inStep && f.Where == disk.Local && f.Write:
 		// The other node has what this image lacks, and the guest here would read the old from it.
 		k.d.post(pair.VMHung{VM: h.id, Reason: f.String()})
+	case k.d.m.State() == pair.Syncing && f.Where == disk.Local && f.Write:
+		k.bad = f.String() // as soon as the other node may
 	case f.Where == disk.Guest:
 		k.d.log.Error().Msg("QEMU has stopped the guest at a disk error; mend the cause and continue it (colod vm cont " + k.d.cfg.Name + "): the request is made again then")
 	}
