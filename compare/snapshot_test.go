@@ -3,6 +3,7 @@ package compare
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"testing"
 
 	"colod/internal/frame"
@@ -84,4 +85,33 @@ func TestDamagedSnapshot(t *testing.T) {
 		b[n] ^= 0x80
 		_ = NewEngine(Config{}).Restore(b) // an error or a wrong state, never a panic
 	}
+}
+
+// TestSnapshotKnowsAllTypes: whatever the engine is made of can be written down.
+func TestSnapshotKnowsAllTypes(t *testing.T) {
+	seen := map[reflect.Type]bool{}
+	var walk func(typ reflect.Type, where string)
+	walk = func(typ reflect.Type, where string) {
+		if seen[typ] {
+			return
+		}
+		seen[typ] = true
+		switch typ.Kind() {
+		case reflect.Struct:
+			for i := range typ.NumField() {
+				f := typ.Field(i)
+				if typ != reflect.TypeFor[Engine]() || !notSaved[f.Name] {
+					walk(f.Type, where+"."+f.Name)
+				}
+			}
+		case reflect.Map:
+			walk(typ.Key(), where+" key")
+			walk(typ.Elem(), where+" value")
+		case reflect.Pointer, reflect.Slice, reflect.Array:
+			walk(typ.Elem(), where)
+		case reflect.Chan, reflect.Interface, reflect.UnsafePointer, reflect.Float32, reflect.Float64, reflect.Complex64, reflect.Complex128, reflect.Uintptr:
+			t.Errorf("%s is a %s", where, typ.Kind())
+		}
+	}
+	walk(reflect.TypeFor[Engine](), "Engine")
 }
