@@ -187,6 +187,7 @@ func (m *Machine) checkpointDone(rs reasons) {
 	m.become(Protected, Speaker, "protected by "+m.with)
 	m.answer(OpCheckpoint, "")
 	m.setIdle()
+	m.quitSwap()
 	m.planCovered(rs)
 	m.pauseNow()
 	m.checkpointNow()

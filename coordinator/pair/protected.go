@@ -1,5 +1,7 @@
 package pair
 
+import "colod/coordinator/arbiter"
+
 // toProtectedSpeaker: the record names the standby.
 func (m *Machine) toProtectedSpeaker() {
 	m.failures, m.noAuto, m.restarts, m.restore = 0, "", 0, false
@@ -9,6 +11,7 @@ func (m *Machine) toProtectedSpeaker() {
 	m.send(m.with, Armed{Session: m.session, Record: m.rec})
 	m.planProtected() // its question is for a secondary that knows that it is one
 	m.setIdle()
+	m.quitSwap()
 	m.pauseNow()
 	m.checkpointNow()
 }
@@ -55,13 +58,17 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 	case Chosen:
 		m.planChosen(ev)
 	case Swapped:
-		if m.plan.step == planLetGo {
+		switch {
+		case m.plan.step == planLetGo:
 			m.planSwapped(ev)
-			return
+		case m.quit:
+			m.quitSwapped(ev)
+		default:
+			m.protectedRecord()
 		}
-		m.protectedRecord()
 	case RecordRead:
 		switch {
+		case m.quit && m.swapping != 0:
 		case m.plan.step == planLetGo:
 			// What it says may be of before or after the swap under way.
 		case ev.Err == "":
@@ -72,7 +79,7 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 			m.planFailed("the arbiter cannot be read, and without it nobody may speak: " + ev.Err)
 		}
 	case Quit:
-		m.toClaiming(claim{how: Released}, "colod is being stopped: the guest goes on alone")
+		m.quitSpeaker()
 	case Diverged:
 		m.request(ev.Reason)
 	case expired:
@@ -81,6 +88,8 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 			m.request(reasonTimer)
 		case ev.t == timerGrace:
 			m.graceOver()
+		case ev.t == timerRetry:
+			m.quitSwap()
 		case ev.t == timerSwitch:
 			m.planTimeout()
 		case m.state == Checkpointing && m.unusable == "":
@@ -92,6 +101,40 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 		} else {
 			m.trackPause(ev)
 		}
+	}
+}
+
+// quitSpeaker: colod is to end, so the guest goes on alone. Until the record
+// says so it stays protected, for as long as this colod is left alive.
+func (m *Machine) quitSpeaker() {
+	if m.plan.step == planPause {
+		m.planGoOn("colod is being stopped")
+	}
+	m.planFailed("colod is being stopped")
+	m.quitSwap()
+}
+
+const reasonQuit = "colod is being stopped: the guest goes on alone"
+
+// quitSwap writes the record without the secondary.
+func (m *Machine) quitSwap() {
+	if m.quit && m.swapping == 0 {
+		m.swap(arbiter.Record{Speaker: m.cfg.Self}, reasonQuit)
+	}
+}
+
+// quitSwapped is the outcome of quitSwap.
+func (m *Machine) quitSwapped(ev Swapped) {
+	switch ev.Outcome {
+	case SwapWon:
+		m.cut()
+		m.toPromoting(promoteFree, Released, reasonQuit)
+	case SwapLost:
+		m.protectedRecord()
+	case SwapUnknown:
+		m.toClaiming(claim{how: Released}, reasonQuit)
+	default:
+		m.set(timerRetry, m.cfg.RecordPoll)
 	}
 }
 

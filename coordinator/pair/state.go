@@ -108,10 +108,10 @@ var Transitions = []Transition{
 	{Protected, Stopped, "the guest was ended on purpose"},
 
 	{Protected, Switching, "(speaker) an operator asked to exchange the roles, and the VM here stands still"},
-	{Protected, Promoting, "(speaker) the record was written without the secondary, which is let go for another one"},
+	{Protected, Promoting, "(speaker) the record was written without the secondary, which is let go for another one, or as colod is being stopped"},
 
 	{Checkpointing, Protected, "the checkpoint is done"},
-	{Checkpointing, Promoting, "(speaker) the record was written without the secondary, which is let go for another one"},
+	{Checkpointing, Promoting, "(speaker) the record was written without the secondary, which is let go for another one, or as colod is being stopped"},
 	{Checkpointing, Claiming, "the other side is lost, or did not finish the checkpoint in time"},
 	{Checkpointing, Idle, "(speaker) the VM here died or was handed over: the other node takes over"},
 	{Checkpointing, Standby, "(secondary) the VM here died"},
