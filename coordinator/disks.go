@@ -125,6 +125,9 @@ func (k *disks) copy(ctx context.Context, h *vmHandle, s *session) error {
 	if err != nil {
 		return err
 	}
+	if err := k.leave(h); err != nil { // what an earlier session left
+		return err
+	}
 	talk, err := k.talkTo(ctx, s)
 	if err != nil {
 		return fmt.Errorf("speak about the disks: %w", err)
@@ -226,11 +229,12 @@ func (k *disks) after(h *vmHandle) {
 	if err != nil {
 		return // it is gone
 	}
+	began := time.Now()
 	if err := k.leave(h); err != nil {
 		k.d.log.Warn().Err(err).Msg("what is left of the replication is taken out before the next")
 	}
+	k.d.log.Debug().Dur("took_ms", time.Since(began)).Msg("the other node's images are taken out")
 	k.d.dog.Go(func() {
-		began := time.Now()
 		if err := k.layout.AwaitCommit(k.d.ctx, q); err != nil {
 			return // ended meanwhile: the next launch looks at what is left
 		}
@@ -304,7 +308,7 @@ func (k *disks) event(h *vmHandle, e qmp.Event) {
 
 // fault answers a disk error, on the loop.
 func (k *disks) fault(h *vmHandle, f disk.Fault) {
-	if s := k.d.sess; f.Where == disk.Remote && (s == nil || s.ctx.Err() != nil) {
+	if f.Where == disk.Remote && !k.d.sess.replicates() {
 		return // known: it was cut off, and is being taken out
 	}
 	k.d.log.Error().Int("disk", f.Disk).Bool("write", f.Write).Msg(f.String())

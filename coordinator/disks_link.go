@@ -40,6 +40,16 @@ func (s *session) setDisk(r *disk.Stream) {
 	}
 }
 
+// replicates reports whether the session has a disk stream that was not cut.
+func (s *session) replicates() bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.disk != nil && !s.cut
+}
+
 // dialDisk makes a connection for the disks to the session's other node.
 func (d *driver) dialDisk(ctx context.Context, s *session, what byte) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
