@@ -211,9 +211,13 @@ func (l *Lab) killNode(ctx context.Context, node string) (string, error) {
 	keep := []string{"lo", Bridge}
 	for _, n := range l.nodeNetworks() {
 		keep = append(keep, n.end)
-		if err := l.setWire(ctx, n, node, false); err != nil {
-			return "", err
-		}
+	}
+	// All stand still at once; nobody is to see that wires and processes go one after the other.
+	for _, pid := range pidsIn(netnsInode(l.ns(node))) {
+		_ = syscall.Kill(pid, syscall.SIGSTOP) // it may have ended
+	}
+	if err := l.cutAll(ctx, node); err != nil {
+		return "", err
 	}
 	if err := killAll(ctx, netnsInode(l.ns(node))); err != nil {
 		return "", err
@@ -272,12 +276,7 @@ func (l *Lab) partition(ctx context.Context, from, to string) (string, error) {
 
 // isolate cuts all wires of a node.
 func (l *Lab) isolate(ctx context.Context, node string) (string, error) {
-	for _, n := range l.nodeNetworks() {
-		if err := l.setWire(ctx, n, node, false); err != nil {
-			return "", err
-		}
-	}
-	return "cut all wires of node " + node, nil
+	return "cut all wires of node " + node, l.cutAll(ctx, node)
 }
 
 func (l *Lab) cutPath(ctx context.Context, path int, cut bool) (string, error) {

@@ -25,8 +25,14 @@ func ip(ctx context.Context, args ...string) error { return run(ctx, "ip", args.
 
 // run runs one command of iproute2.
 func run(ctx context.Context, tool string, args ...string) error {
+	return runInput(ctx, "", tool, args...)
+}
+
+// runInput does so with something on its standard input.
+func runInput(ctx context.Context, input, tool string, args ...string) error {
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, tool, args...)
+	cmd.Stdin = strings.NewReader(input)
 	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {
 		said := strings.TrimSpace(stderr.String())

@@ -237,6 +237,16 @@ func (l *Lab) setWire(ctx context.Context, n network, host string, joined bool) 
 	return ip(ctx, "-n", l.ns(sw), "link", "set", n.port(host), "nomaster")
 }
 
+// cutAll takes all wires of a node out of their networks in one go, the
+// arbiter's first: a node that loses one after the other may use what is left.
+func (l *Lab) cutAll(ctx context.Context, node string) error {
+	var batch strings.Builder
+	for _, n := range slices.Backward(l.nodeNetworks()) {
+		fmt.Fprintf(&batch, "link set %s nomaster\n", n.port(node))
+	}
+	return runInput(ctx, batch.String(), "ip", "-n", l.ns(sw), "-batch", "-")
+}
+
 // dropCode is a classic BPF program for tc (direct action): what comes from the
 // given MAC address is dropped (TC_ACT_SHOT = 2), anything else is the next
 // filter's to judge (TC_ACT_UNSPEC = -1).
