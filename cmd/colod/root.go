@@ -132,6 +132,7 @@ does not answer.`,
 		c.switchoverCommand(), c.migrateCommand(), c.maintenanceCommand(), c.vmCommand(), c.nodesCommand(), c.auditCommand(),
 		c.reportCommand(), c.recordCommand(), c.replayCommand(), lab.Command(),
 	)
+	c.completePairs(root)
 	return root
 }
 

@@ -88,6 +88,7 @@ func unicodeTerminal() bool {
 type topLook struct {
 	status *coordinator.NodeStatus
 	series map[string][]coordinator.Point // new points by pair
+	causes map[string]map[string]uint64   // of divergences, as the reports name them, by pair
 	err    error
 }
 
@@ -109,8 +110,11 @@ func (s *topSource) look(ctx context.Context) topLook {
 		clear(s.last) // it may come back as another one
 		return topLook{err: err}
 	}
-	l := topLook{status: st, series: map[string][]coordinator.Point{}}
+	l := topLook{status: st, series: map[string][]coordinator.Point{}, causes: map[string]map[string]uint64{}}
 	for _, p := range st.Pairs {
+		if r, err := s.client.ReportStats(ctx, p.Pair); err == nil {
+			l.causes[p.Pair] = r.Reports.ByCause
+		}
 		a, err := s.client.Series(ctx, p.Pair, s.last[p.Pair])
 		if err != nil {
 			continue // the pair is new, or goes just now; the next look tells

@@ -21,6 +21,7 @@ type screen struct {
 	err      error     // of the last look; what was seen before stays
 	seen     time.Time // last good look
 	points   map[string][]coordinator.Point
+	causes   map[string]map[string]uint64
 	selected string // name of a pair
 }
 
@@ -45,7 +46,7 @@ func (m *topModel) take(l topLook) {
 		}
 		points[p.Pair] = all[max(0, len(all)-topKept):]
 	}
-	m.points = points
+	m.points, m.causes = points, l.causes
 	if m.want != "" && m.has(m.want) {
 		m.selected, m.want = m.want, ""
 	}
@@ -243,7 +244,11 @@ func (s *screen) detail(p *coordinator.PairStatus, width int) []string {
 	graph("link out B/s", func(p coordinator.Point) float64 { return p.LinkOut }, amount)
 	graph("link in B/s", func(p coordinator.Point) float64 { return p.LinkIn }, amount)
 	lines = append(lines, "")
-	lines = append(lines, s.bars("divergences", p.Divergences.ByReason, width)...)
+	by := s.causes[p.Pair]
+	if len(by) == 0 {
+		by = p.Divergences.ByReason // no reports are written
+	}
+	lines = append(lines, s.bars("divergences", by, width)...)
 	lines = append(lines, cell("checkpoints: "+orNone(counts(p.Checkpoints.Reasons)), width))
 	return lines
 }

@@ -95,6 +95,16 @@ func TestTopFits(t *testing.T) {
 	}
 }
 
+func TestTopShowsCauses(t *testing.T) {
+	m := sampleModel(sampleStatus("guest1"), 80, 24)
+	m.take(topLook{status: m.status, causes: map[string]map[string]uint64{"guest1": {"http-date": 7, evil: 3}}})
+	text := m.render(time.Now())
+	if !strings.Contains(text, "http-date") || strings.Contains(text, "silence-secondary ") || strings.Contains(text, "\x1b") {
+		t.Errorf("got\n%s", text)
+	}
+	checkFits(t, text, 80, 24)
+}
+
 func TestTopShows(t *testing.T) {
 	m := sampleModel(sampleStatus("guest1", "guest2"), 80, 24)
 	text := m.render(time.Now())
