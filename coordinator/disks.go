@@ -330,3 +330,37 @@ func (k *disks) fault(h *vmHandle, f disk.Fault) {
 		k.d.log.Error().Msg("QEMU has stopped the guest at a disk error; mend the cause and continue it (colod vm cont " + k.d.cfg.Name + "): the request is made again then")
 	}
 }
+
+// DiskStatus is how replicated disks are carried to the other node.
+type DiskStatus struct {
+	Out     uint64    `json:"out"`               // bytes from the speaker's QEMU to the other one
+	In      uint64    `json:"in"`                // bytes back
+	Copying *DiskCopy `json:"copying,omitempty"` // under way on the speaker's node
+}
+
+// DiskCopy is how far the copy of a disk is.
+type DiskCopy struct {
+	Disk    int   `json:"disk"`    // its index
+	Done    int64 `json:"done"`    // bytes
+	Total   int64 `json:"total"`   // bytes; grows while the guest writes
+	Changes bool  `json:"changes"` // only what has changed is copied
+}
+
+// status is called on any goroutine.
+func (k *disks) status(s *session) *DiskStatus {
+	if k == nil || s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	stream := s.disk
+	s.mu.Unlock()
+	if stream == nil {
+		return nil
+	}
+	st := stream.Stats()
+	d := &DiskStatus{Out: st.Out, In: st.In}
+	if p := k.progress.Load(); p != nil {
+		d.Copying = &DiskCopy{Disk: p.Disk, Done: p.Done, Total: p.Total, Changes: p.Changed}
+	}
+	return d
+}
