@@ -87,21 +87,21 @@ func TestMutualTLS(t *testing.T) {
 		t.Helper()
 		a := c.open(t, change)
 		for range 2 {
-			told(t, what+": read", func(ctx context.Context) error {
+			refusedWith(t, what+": read", func(ctx context.Context) error {
 				_, err := a.Get(ctx, "p")
 				if err != nil && !strings.Contains(err.Error(), a.cfg.Endpoints[0]) {
 					t.Errorf("%s: read: %v names no endpoint", what, err)
 				}
 				return err
 			}, want)
-			told(t, what+": swap", func(ctx context.Context) error {
+			refusedWith(t, what+": swap", func(ctx context.Context) error {
 				_, err := a.Swap(ctx, arbiter.Record{}, record("p", 1, "a", ""))
 				if errors.Is(err, arbiter.ErrUnknown) {
 					t.Errorf("%s: swap: %v", what, err)
 				}
 				return err
 			}, want)
-			told(t, what+": check", a.Check, want)
+			refusedWith(t, what+": check", a.Check, want)
 		}
 	}
 	refused("wrong authority", "is not signed by the authority in "+ca, func(cfg *Config) { cfg.TLS.CA = ca })
@@ -117,7 +117,7 @@ func TestMutualTLS(t *testing.T) {
 	a := c.open(t, func(cfg *Config) {
 		cfg.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return plain.ns.Dial(ctx, "tcp", addr) }
 	})
-	told(t, "TLS to a member without", func(ctx context.Context) error {
+	refusedWith(t, "TLS to a member without", func(ctx context.Context) error {
 		_, err := a.Get(ctx, "p")
 		return err
 	}, "speaks no TLS")
@@ -252,11 +252,11 @@ func TestCheckOfAHealthyCluster(t *testing.T) {
 	}
 }
 
-// told carries out what must be refused until the refusal says want: within
+// refusedWith carries out what must be refused until the refusal says want: within
 // longer and longer times, as a busy machine may not even come to be refused
 // in the first, and as a member may break a connection off before its refusal
 // was read.
-func told(t *testing.T, what string, fn func(context.Context) error, want string) {
+func refusedWith(t *testing.T, what string, fn func(context.Context) error, want string) {
 	t.Helper()
 	deadline := time.Now().Add(longEnough)
 	for limit := 400 * time.Millisecond; ; limit = min(2*limit, 5*time.Second) {
