@@ -275,6 +275,10 @@ func (d *Describer) Translate(key frame.FlowKey) (seqOff, tsOff uint32, known bo
 	return fl.seqOff, fl.tsOff, true
 }
 
+// Untold says that the engine heard nothing of this epoch: the numbers of its flows are given again in the next one. It
+// belongs right before Reset.
+func (d *Describer) Untold() { d.nextID = d.idOff }
+
 // Reset says that a checkpoint was loaded: the guest is a copy of the primary's. Everything kept is freed.
 func (d *Describer) Reset(int64) {
 	for f := d.kept.pop(); f != nil; f = d.kept.pop() {

@@ -20,6 +20,7 @@ type primary struct {
 
 	epoch      uint64 // of the newest checkpoint begun
 	holding    bool   // between BeginCheckpoint and EndCheckpoint
+	clock      int64  // wallOffset at BeginCheckpoint
 	waiting    uint64 // checkpoint that begins once the peer is done with the one before; 0: none
 	peerDone   bool   // the peer has said that its side of the epoch's checkpoint is done
 	ready      func(error)
@@ -256,6 +257,7 @@ func (p *Proxy) BeginCheckpoint(ctx context.Context, n uint64) error {
 			p.drainTap()
 			r.engine.BeginCheckpoint(p.nowMono)
 			r.holding, r.ready = true, reply
+			r.clock = p.wallOffset()
 			if r.epoch != 0 && !r.peerDone {
 				r.waiting = n // the peer's side of the one before is not done yet
 				return
@@ -264,6 +266,9 @@ func (p *Proxy) BeginCheckpoint(ctx context.Context, n uint64) error {
 		}
 	})
 }
+
+// wallOffset is by how much, in ns, the wall clock is ahead of the monotonic one. Only setting it changes that.
+func (p *Proxy) wallOffset() int64 { return p.dev.Realtime() - p.dev.Monotonic() }
 
 // begin tells the peer that checkpoint n comes.
 func (r *primary) begin(p *Proxy, n uint64) {
@@ -297,7 +302,11 @@ func (p *Proxy) EndCheckpoint(ctx context.Context, n uint64, resume time.Time) e
 			return
 		}
 		p.drainTap()
-		r.engine.EndCheckpoint(p.nowMono, resume.UnixNano())
+		// A wall clock that was set back since QEMU took the time would make output of after the checkpoint look like
+		// what it covers. Whenever in the checkpoint that was, by as much the line is moved; if it was before the guest
+		// went on, less counts as covered, and another checkpoint follows.
+		line := resume.UnixNano() + min(p.wallOffset()-r.clock, 0)
+		r.engine.EndCheckpoint(p.nowMono, line)
 		r.holding, r.armed, r.buffered = false, true, r.next
 		r.inputLost, r.lostBefore = 0, false
 		if p.link != nil {

@@ -281,6 +281,9 @@ func (s *secondary) resumed(p *Proxy, at int64) {
 	p.drainTap()
 	s.inCkpt, s.resumeAt = false, at
 	s.act(p)
+	if s.quiet {
+		s.desc.Untold()
+	}
 	s.quiet = s.nextQuiet
 	s.desc.Reset(p.nowMono)
 	s.log.Checkpoint(p.nowMono)
@@ -388,6 +391,9 @@ func (p *Proxy) promote() error {
 		}
 		p.tapTX.flush(p)
 	}
+	// Input that the guest has not acknowledged goes to it again: the client may have been told that it arrived. Our
+	// log is in the former primary's space, and the describer knows the way from there only until it is promoted.
+	s.owe(p)
 	unreleased, flows := s.desc.Promote(p.nowMono)
 	p.front = front.New()
 	for _, f := range s.inherited {
@@ -401,9 +407,6 @@ func (p *Proxy) promote() error {
 		return err
 	}
 	p.announce()
-	// Input that the guest has not acknowledged goes to it again: the client may have been
-	// told that it arrived. Our log is in the former primary's space.
-	s.owe(p)
 	for _, f := range unreleased {
 		p.releaseAlone(f)
 	}

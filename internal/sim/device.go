@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"colod/compare"
 	"colod/proxy"
 	"colod/proxy/afpacket"
 )
@@ -211,6 +212,9 @@ func (n *node) pathEvent(ev proxy.Event) {
 	switch ev := ev.(type) {
 	case proxy.Diverged:
 		n.w.stats.divergences++
+		if ev.Reason == compare.ReasonProtocol {
+			n.w.fail("protocol", "%s's data path does not understand the other one: %s", n.name, ev.Detail)
+		}
 		n.post(diverged(ev.Reason.String()))
 	case proxy.LinkLost:
 		if s := n.linkSess; s != "" {

@@ -23,7 +23,7 @@ func (w *world) fault() {
 			return
 		}
 	}
-	k := w.rnd(30)
+	k := w.rnd(36)
 	w.nfaults++
 	say := func(format string, a ...any) {
 		if w.tracing {
@@ -112,8 +112,14 @@ func (w *world) fault() {
 		w.ctlBreak(n.i, o.i)
 	case 19:
 		say("the wall clock of %s is set", n.name)
-		if w.plan.steps {
-			n.offset += w.between(-3*sec, 3*sec)
+		d := w.between(-3*sec, 3*sec)
+		w.clockSet = w.clockSet || w.plan.steps
+		switch {
+		case !w.plan.steps:
+		case w.rnd(2) == 0:
+			n.offset += d
+		default:
+			n.setClock = d // right after its VM goes on the next time
 		}
 	case 20:
 		say("%s suspects %s without a reason", n.name, o.name)
@@ -131,7 +137,11 @@ func (w *world) fault() {
 		if w.rnd(2) == 0 {
 			n.powerOff()
 		} else {
-			w.ask(n, pair.Ask{ID: 4, Op: pair.OpStop, Grace: 0})
+			op := pair.OpStop
+			if w.rnd(3) == 0 {
+				op = pair.OpDelete
+			}
+			w.ask(n, pair.Ask{ID: 4, Op: op})
 		}
 		w.after(later, func() { w.ask(n, pair.Ask{ID: 5, Op: pair.OpStart}) })
 	case 25:
@@ -160,8 +170,60 @@ func (w *world) fault() {
 		}
 	case 29:
 		w.ask(n, pair.Ask{ID: 11, Op: pair.OpProtect})
+	case 30:
+		w.ask(n, pair.Ask{ID: 12, Op: pair.OpCheckpoint})
+	case 31:
+		say("the secondary of %s is called deaf", n.name)
+		if n.up && !n.exited && !n.paused && !n.asleep && n.m.Role() == pair.Speaker {
+			n.step(pair.SecondaryDeaf{Reason: "simulated"})
+		}
+	case 32:
+		say("somebody migrates the guest of %s, in vain", n.name)
+		w.migration(n, later)
+	case 33, 34:
+		say("the arbiter and %s are away", o.name)
+		w.arb.down = w.now + later
+		o.crash()
+		w.after(later, o.boot)
+		if w.rnd(2) == 0 { // somebody who sees that it has no power lets the other one speak
+			w.after(later/2, func() {
+				if !o.powered && n.up && !n.paused && !n.asleep && w.off(n) && n.m.State() == pair.Claiming {
+					w.forced = true
+					w.ask(n, pair.Ask{ID: 13, Op: pair.OpForce})
+				}
+			})
+		}
+	case 35:
+		say("%s stands still, and %s takes over", n.name, o.name)
+		n.pause(later)
+		w.ask(o, pair.Ask{ID: 14, Op: pair.OpFailover})
 	}
 	w.links()
+}
+
+// off says that no node but n has power.
+func (w *world) off(n *node) bool {
+	for _, o := range w.nodes {
+		if o != n && o.powered {
+			return false
+		}
+	}
+	return true
+}
+
+// migration is one that somebody else starts over QMP, and that fails.
+func (w *world) migration(n *node, d int64) {
+	v := n.vm
+	if v == nil || !v.alive {
+		return
+	}
+	tell := func(status string) {
+		if n.vm == v && v.alive {
+			n.step(pair.VMMigration{VM: v.id, Status: status})
+		}
+	}
+	n.colod(0, func() { tell("setup"); tell("active") })
+	n.colod(d, func() { tell("failed") })
 }
 
 // ask is an operator's wish.

@@ -14,12 +14,13 @@ type node struct {
 	i    int
 	name string
 
-	powered bool
-	paused  bool       // the whole host stands still
-	late    []deferred // what came meanwhile
-	rate    int64      // of its clock, in 1/1024
-	bootAt  int64
-	offset  int64 // of its wall clock
+	powered  bool
+	paused   bool       // the whole host stands still
+	late     []deferred // what came meanwhile
+	rate     int64      // of its clock, in 1/1024
+	bootAt   int64
+	offset   int64 // of its wall clock
+	setClock int64 // it is set by that much right after the VM goes on
 
 	// Its kernel and the VM.
 	mode     proxy.Mode
@@ -54,7 +55,6 @@ type node struct {
 	pipe      *pipeEnd
 	speaking  bool // Speak is being carried out: the record was won
 	emitting  bool // Promote is sending what was not released
-	forced    bool
 	freed     bool // no FreeVM is under way
 	onFreed   []func()
 
@@ -177,7 +177,7 @@ func (n *node) start() {
 	n.up, n.exited, n.asleep = true, false, false
 	n.vmLane, n.pathLane, n.arbLane = lane{}, lane{}, lane{}
 	n.sess, n.linkSess, n.pipe = nil, "", nil
-	n.speaking, n.emitting, n.forced, n.freed, n.onFreed = false, false, false, true, nil
+	n.speaking, n.emitting, n.freed, n.onFreed = false, false, true, nil
 	n.turning, n.pathAt, n.tickAt = false, 0, 0
 	n.started = n.mono()
 	n.dev = &devices{n: n}

@@ -51,6 +51,26 @@ func TestSeeds(t *testing.T) {
 		float64(seeds)/took.Minutes(), bad, time.Duration(virtual).Round(time.Second), sum)
 }
 
+// TestClocks: wall clocks that are set in the worst of all moments change nothing.
+func TestClocks(t *testing.T) {
+	r := NewRunner()
+	for seed := uint64(1); seed <= 200; seed++ {
+		if res := r.Run(seed, Options{Busy: true, Clocks: true}); res.Failed != "" {
+			t.Errorf("seed %d: %s: %s", seed, res.Kind, res.Failed)
+		}
+	}
+}
+
+// TestLostInput: a secondary's guest that misses some of its input costs checkpoints, and no client anything.
+func TestLostInput(t *testing.T) {
+	r := NewRunner()
+	for seed := uint64(1); seed <= 200; seed++ {
+		if res := r.Run(seed, Options{Mutation: InputDropped}); res.Failed != "" {
+			t.Errorf("seed %d: %s: %s", seed, res.Kind, res.Failed)
+		}
+	}
+}
+
 func number(t *testing.T, name string, def uint64) uint64 {
 	s := os.Getenv(name)
 	if s == "" {

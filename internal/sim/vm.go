@@ -136,6 +136,13 @@ func (v *vm) resume() {
 	if v.halted {
 		v.halted, v.paused = false, false
 		v.event(v.n.w.between(0, ms), vmResumed)
+		if w := v.n.w; w.opt.Clocks {
+			v.n.setClock, w.clockSet = w.between(-2*sec, 2*sec), true
+		}
+		if v.n.setClock != 0 {
+			v.n.offset += v.n.setClock
+			v.n.setClock = 0
+		}
 		v.wake()
 	}
 }

@@ -21,6 +21,8 @@ type Options struct {
 	Mutation Mutation
 	// Busy lets clients ask all the time.
 	Busy bool
+	// Clocks sets a node's wall clock each time right after its VM goes on after a checkpoint.
+	Clocks bool
 	// Trace keeps the story; Verbose keeps the frames too.
 	Trace, Verbose bool
 	// Skip leaves out the faults whose bit is set (the first fault is bit 0): for finding those that matter.
@@ -93,6 +95,8 @@ type world struct {
 	stats            counters
 	nfaults          int
 	mendedAt         int64 // when the last fault mends itself
+	clockSet         bool  // a wall clock was set
+	forced           bool  // somebody let a node speak without the record
 	pausedOnPurpose  bool  // somebody stopped the guest
 	endedOnPurpose   bool  // somebody ended or reset the guest
 	failed           *failure
