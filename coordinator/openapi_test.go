@@ -66,7 +66,7 @@ type schemas struct {
 func newSchemas(t *testing.T) *schemas {
 	t.Helper()
 	s := &schemas{names: map[reflect.Type]string{}, done: map[string]string{}, docs: map[string]string{}}
-	for _, dir := range []string{".", "metrics", "registry", "placement", "../internal/report"} {
+	for _, dir := range []string{".", "metrics", "registry", "placement", "watchdog", "heartbeat", "../internal/report"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)
