@@ -267,8 +267,15 @@ func (p *Proxy) BeginCheckpoint(ctx context.Context, n uint64) error {
 	})
 }
 
-// wallOffset is by how much, in ns, the wall clock is ahead of the monotonic one. Only setting it changes that.
-func (p *Proxy) wallOffset() int64 { return p.dev.Realtime() - p.dev.Monotonic() }
+// wallOffset is by how much, in ns, the wall clock is ahead of the monotonic one. Only setting it changes that. Of three
+// readings the one counts that was interrupted least between the two clocks.
+func (p *Proxy) wallOffset() int64 {
+	off := p.dev.Realtime() - p.dev.Monotonic()
+	for range 2 {
+		off = max(off, p.dev.Realtime()-p.dev.Monotonic())
+	}
+	return off
+}
 
 // begin tells the peer that checkpoint n comes.
 func (r *primary) begin(p *Proxy, n uint64) {
