@@ -981,7 +981,7 @@ func TestOneFaultKeepsTheGuest(t *testing.T) {
 		return ""
 	}
 	for _, kind := range kinds {
-		for seed := uint64(1); seed <= 60; seed++ {
+		for seed := uint64(1); seed <= 30; seed++ {
 			if f := run(kind, seed, false); f != "" {
 				t.Logf("%s, seed %d: %s", kind, seed, f)
 				run(kind, seed, true)
@@ -1068,7 +1068,7 @@ func TestOneFaultInSwitchover(t *testing.T) {
 		return ""
 	}
 	for _, kind := range kinds {
-		for seed := uint64(1); seed <= 60; seed++ {
+		for seed := uint64(1); seed <= 30; seed++ {
 			if f := run(kind, seed, false); f != "" {
 				t.Logf("%s, seed %d: %s", kind, seed, f)
 				run(kind, seed, true)
@@ -1133,7 +1133,7 @@ func TestPlannedEnd(t *testing.T) {
 		}
 		return ""
 	}
-	for seed := uint64(1); seed <= 150; seed++ {
+	for seed := uint64(1); seed <= 80; seed++ {
 		if f := run(seed, false); f != "" {
 			t.Logf("seed %d: %s", seed, f)
 			run(seed, true)
@@ -1153,7 +1153,7 @@ func TestSimulation(t *testing.T) {
 		simulate(t, seed, true)
 		return
 	}
-	seeds := uint64(1000)
+	seeds := uint64(500)
 	if s := os.Getenv("COLOD_SIM_SEEDS"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
