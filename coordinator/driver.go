@@ -70,6 +70,7 @@ type driver struct {
 	held     atomic.Pointer[maintained]
 	audit    *audit
 	sup      *supervision // nil: nobody watches
+	guest    guestWatch
 	unwatch  func()
 	ctx      context.Context // ends with the driver
 	cancel   context.CancelFunc

@@ -148,6 +148,8 @@ func (d *driver) onVM(h *vmHandle, e qmp.Event) bool {
 		if status := e.MigrationStatus(); h.foreign(status) {
 			d.post(pair.VMMigration{VM: h.id, Status: status})
 		}
+	case qmp.EventWatchdog:
+		d.log.Warn().Str("action", d.guest.bite(e)).Msg("the guest has not fed its watchdog device")
 	case qmp.EventShutdown:
 		reason, ok := planned(e)
 		d.post(pair.VMShutdown{VM: h.id, Planned: ok, Reason: reason})

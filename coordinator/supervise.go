@@ -26,7 +26,7 @@ type supervision struct {
 
 // SupervisedPart is how a part of the node is.
 type SupervisedPart struct {
-	Part    string    `json:"part"`  // pair/NAME/loop, .../proxy, .../vm, .../output, node/NAME, node/NAME/path/N, arbiter, heartbeats
+	Part    string    `json:"part"`  // pair/NAME/loop, .../proxy, .../vm, .../guest, .../output, node/NAME, node/NAME/path/N, arbiter, heartbeats
 	State   string    `json:"state"` // new, ok, suspect, failed
 	Since   time.Time `json:"since"`
 	Reason  string    `json:"reason,omitempty"`
@@ -117,6 +117,7 @@ func (s *supervision) superviseDriver(d *driver) (end func()) {
 	ends := []func(){
 		s.check(pairPart(d.cfg.Name, partLoop), time.Second, 3*time.Second, 2, d.answers),
 		s.check(pairPart(d.cfg.Name, partProxy), time.Second, 3*time.Second, 2, d.dataAnswers),
+		s.check(pairPart(d.cfg.Name, "guest"), 10*time.Second, 5*time.Second, 3, d.guestLooks),
 		s.add(watchdog.Spec{
 			Part: watchdog.Part{
 				Name: pairPart(d.cfg.Name, "output"), Every: 500 * time.Millisecond, Limit: 5 * time.Second, FailAfter: 1 << 30, // the judge decides

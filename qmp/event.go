@@ -14,6 +14,7 @@ const (
 	EventReset     = "RESET"     // the guest was reset, by itself or by command
 	EventPowerdown = "POWERDOWN" // the guest was asked to power off
 	EventColoExit  = "COLO_EXIT" // see [ColoExit]
+	EventWatchdog  = "WATCHDOG"  // the guest did not feed its watchdog device; data: action
 	EventMigration = "MIGRATION"
 )
 
