@@ -273,6 +273,9 @@ func Up(ctx context.Context, opt Options) (_ *Lab, err error) {
 		}
 	}
 	l.state.SSHKey, l.state.Known, l.state.CACert = img.SSHKey, img.Known, img.CACert
+	if l.state.Accel == "tcg" {
+		l.state.Append += hostTSC()
+	}
 	if l.state.Accel == "tcg" && !l.state.Native {
 		if l.state.Shim, err = buildShim(ctx); err != nil {
 			return nil, err
