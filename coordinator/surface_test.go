@@ -97,7 +97,7 @@ func TestEventsAreKept(t *testing.T) {
 	p.nodes["a"].stop(t)
 	restarted := time.Now()
 	p.start("a")
-	p.protected("a", "b")
+	p.await("a", "protected again", func(s PairStatus) bool { return s.State == "protected" })
 	all := read(EventQuery{All: true})
 	for i, e := range all {
 		if i > 0 && e.ID <= all[i-1].ID || e.Routine {
