@@ -68,6 +68,7 @@ type driver struct {
 	domain   string     // of this node
 	state    string     // directory of what must survive a reboot
 	held     atomic.Pointer[maintained]
+	kept     *maintained // what is on disk of it; loop only, after the start
 	audit    *audit
 	sup      *supervision // nil: nobody watches
 	guest    guestWatch

@@ -132,7 +132,11 @@ func (d *driver) maintainedFile() string { return filepath.Join(d.state, "mainte
 
 // maintain keeps the maintenance mode over a restart. It is called on the loop.
 func (d *driver) maintain(a pair.Maintained) {
+	if m := d.kept; m != nil && m.Rev == a.Rev && m.On == a.On {
+		return // what was given back after a restart
+	}
 	m := &maintained{On: a.On, Why: a.Why, Rev: a.Rev, Since: time.Now()}
+	d.kept = m
 	d.hold(m)
 	d.disk.do(func() {
 		if err := statefile.Write(d.maintainedFile(), maintainedKind, m); err != nil {
@@ -162,6 +166,7 @@ func (d *driver) restoreMaintenance() {
 		d.log.Error().Err(err).Msg("the pair is taken to be in maintenance; end it with colod maintenance off")
 		*m = maintained{On: true, Why: "what was kept of the maintenance mode cannot be read: " + clip(err.Error()), Rev: 1, Since: time.Now()}
 	}
+	d.kept = m
 	d.hold(m)
 	d.post(pair.Ask{Op: pair.OpMaintenance, On: m.On, Why: m.Why, Rev: m.Rev})
 }
