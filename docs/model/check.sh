@@ -58,7 +58,7 @@ one progress holds "-DF=1 -DPROGRESS" "$live" "$cycles" || bad=1
 one lost holds "-DF=2 -DLOST" "$safe" "-E $big" || bad=1
 one lost-goes-on holds "-DF=1 -DLOST -DPROGRESS" "$live" "$cycles" || bad=1
 one kept holds "-DF=1 -DKEEP" "$safe" "$small" || bad=1
-for m in PROMOTE ARM RELEASE ADOPT STALE TELL; do
+for m in PROMOTE ARM RELEASE ADOPT STALE TELL SWITCH; do
 	one "bad-${m,,}" found "-DF=1 -DBAD_$m" "$safe" "$small" || bad=1
 done
 one bad-claim found "-DF=2 -DBAD_CLAIM" "$safe" "$big" || bad=1

@@ -18,6 +18,7 @@
  *   BAD_CLAIM     a record that is read and names this node alone counts as won, although a swap may still be on its way
  *   BAD_ADOPT     the same for a node that starts
  *   BAD_STALE     a secondary claims the record although what it knows of it does not name it
+ *   BAD_SWITCH    the VM of a planned exchange of roles goes on before the record was won back
  *   BAD_TELL      a checkpoint that the secondary took is not told to its data path before it speaks
  */
 
@@ -43,6 +44,7 @@
 #define PROMO   11
 #define SOLO    12
 #define FENCED  13
+#define SWITCH  14  /* Switching: the VM stands still, the other node is to take over */
 
 /* A node's data path. */
 #define MUTE   0
@@ -65,6 +67,7 @@
 #define ARMED    4
 #define ABORT    5
 #define VMDIED   6
+#define HANDOVER 7
 
 /* The arbiter's record, and the swaps under way. A swap is decided by generation: each has one content only. */
 byte recGen = 1, recSpk = 0, recStb = NONE;
@@ -82,6 +85,8 @@ byte ck[2];                  /* speaker's checkpoint: 0 none, 1 holding, 2 trigg
 bit  up[2];                  /* the other node answers */
 bit  rs[2];                  /* the other node's colod is a new process, and it has not been noticed */
 bit  freeing[2], muting[2], spoken[2];
+bit  planned[2];             /* speaker: an operator wants the roles exchanged */
+bit  paused[2];              /* the VM was stopped for that */
 byte sessions;
 
 #define TOSEND 0  /* w: the swap is to be sent */
@@ -111,7 +116,8 @@ chan ch[2] = [6] of { byte, byte, byte }; /* kind, session, generation of the re
 
 #define OK        (!cut[0] && !cut[1])
 /* The guest of x runs: a checkpoint stops the secondary until it has loaded it, and the primary until then. */
-#define RUNS(x)   (vm[x] == FREE || (vm[x] == COLOP && qk < 2) || (vm[x] == COLOS && qk != 2 && qk != 3))
+#define RUNS(x)   (!paused[x] && STIRS(x))
+#define STIRS(x)  (vm[x] == FREE || (vm[x] == COLOP && qk < 2) || (vm[x] == COLOS && qk != 2 && qk != 3))
 #define FAULT     (faults < F)
 #ifdef KEEP
 bit kept;                    /* at the fault the record named a standby that had a whole copy */
@@ -158,7 +164,7 @@ inline endVM(x) {
 	if :: dp[other(x)] == PRIM && tok == 1 -> tok = 2 :: else fi;
 	if :: cover[other(x)] == 1 -> cover[other(x)] = 2 :: else fi;
 	if :: pri == other(x) && evP == 1 -> evP = 2 :: else fi;
-	vm[x] = NOVM; fit[x] = 0; freeing[x] = 0
+	vm[x] = NOVM; fit[x] = 0; freeing[x] = 0; paused[x] = 0
 }
 
 inline load(x) { fit[x] = cfit; cfit = 0; qk = 4; sload = 1 }
@@ -173,7 +179,7 @@ inline want(x) { w[x] = TOSEND; base[x] = kGen[x] }
 inline swap(x, standby) { sw[x] = 1; swGen[x] = base[x]; base[x] = 0; swStb[x] = standby; w[x] = SENT }
 
 #define SYNCING(x)  (st[x] == SPREP || st[x] == SARM || st[x] == SREC)
-#define SPEAKER(x)  (SYNCING(x) || st[x] == PROTP)
+#define SPEAKER(x)  (SYNCING(x) || st[x] == PROTP || st[x] == SWITCH)
 #define TAKER(x)    (st[x] == SWAIT || st[x] == SASK || st[x] == PROTS)
 #define MINE(x)     (kSpk[x] == x)
 /* The other side of x's session no longer follows. */
@@ -210,6 +216,7 @@ inline swap(x, standby) { sw[x] = 1; swGen[x] = base[x]; base[x] = 0; swStb[x] =
 #define TOFENCED   6
 #define TOSTANDBY  7
 #define TOIDLE     8
+#define TAKEBACK   9
 
 proctype node(byte i)
 {
@@ -245,6 +252,8 @@ proctype node(byte i)
 				st[i] = PROTS; w[i] = 0
 			:: kind == ABORT && TAKER(i) && s == ses[i] -> go = TOFENCED
 			:: kind == VMDIED && s == ses[i] && (st[i] == PROTP || st[i] == PROTS) -> go = TOCLAIM
+			:: kind == VMDIED && s == ses[i] && st[i] == SWITCH -> go = TAKEBACK
+			:: kind == HANDOVER && s == ses[i] && st[i] == PROTS -> go = TOCLAIM
 			:: kind == VMDIED && s == ses[i] && st[i] == SWAIT -> st[i] = SASK; w[i] = 0
 			:: else -> s = 0
 			fi
@@ -254,6 +263,7 @@ proctype node(byte i)
 			if
 			:: st[i] == PROTS && (kSpk[i] != j || kStb[i] != i) -> go = TOFENCED
 			:: st[i] == PROTP && MINE(i) && kStb[i] != j -> go = TOCLAIM
+			:: st[i] == SWITCH && MINE(i) && kStb[i] != j -> go = TOCLAIM
 			:: (st[i] == PROTP || st[i] == SOLO || st[i] == PROMO) && !MINE(i) -> go = TOFENCED
 			:: else
 			fi
@@ -312,10 +322,24 @@ proctype node(byte i)
 		:: st[i] == PROTP && vm[i] != NOVM && (BROKEN(i) || (ck[i] != 0 && !OK)) -> go = TOCLAIM
 		:: st[i] == PROTP && ck[i] == 0 && vm[i] == COLOP && dp[i] == PRIM && !hold[i] && cover[i] == 0 -> ck[i] = 1; hold[i] = 1
 
+		/* Switching: the other node's swap decides; this VM is kept until that node speaks. */
+		:: st[i] == SWITCH && kGen[i] != recGen && sw[i] == 0 -> look(i)
+		:: st[i] == SWITCH && !MINE(i) && (!up[i] || st[j] == SOLO || SPEAKER(j)) -> go = TOFENCED
+		:: st[i] == SWITCH && vm[i] == NOVM -> say = VMDIED; go = TOIDLE
+		:: st[i] == SWITCH && vm[i] != NOVM && MINE(i) && LONG(i) -> go = TAKEBACK
+#ifdef BAD_SWITCH
+		:: st[i] == SWITCH && vm[i] == COLOP && paused[i] -> paused[i] = 0; go = TOPROMO; freeing[i] = 1
+#endif
+
 		/* The checkpoint: both hold; QEMU is asked; the primary's RESUME; what is covered goes out (process path). */
 		:: ck[i] == 1 && inck[j] && net && OK -> ck[i] = 2; if :: relay -> qk = 2 :: else fi
 		:: ck[i] == 2 && evP != 0 -> ck[i] = 3; cover[i] = evP; evP = 0
-		:: ck[i] == 3 && cover[i] == 0 -> ck[i] = 0; if :: st[i] == SARM -> st[i] = SREC; want(i) :: else fi
+		:: ck[i] == 3 && cover[i] == 0 -> ck[i] = 0;
+			if
+			:: st[i] == SARM -> st[i] = SREC; want(i)
+			:: st[i] == PROTP && planned[i] -> planned[i] = 0; paused[i] = 1; st[i] = SWITCH; say = HANDOVER
+			:: else
+			fi
 
 		/* Syncing and protected, secondary. STOP and RESUME of a checkpoint reach the data path. */
 		:: TAKER(i) && sload -> sload = 0; inck[i] = 0
@@ -356,6 +380,7 @@ proctype node(byte i)
 		if
 		:: go == LOSTPEER && SYNCING(i) -> go = FAILSYNC
 		:: go == LOSTPEER && st[i] == PROTP -> go = TOCLAIM
+		:: go == LOSTPEER && st[i] == SWITCH -> go = TAKEBACK
 #ifdef BAD_PROMOTE
 		:: go == LOSTPEER && (st[i] == PROTS || st[i] == SWAIT) -> go = TOPROMO; freeing[i] = 1
 #else
@@ -372,6 +397,8 @@ proctype node(byte i)
 			:: st[i] == SPREP -> go = 0; cutSession(i); st[i] = SOLO
 			:: else -> go = TOPROMO; freeing[i] = (vm[i] != NOVM)
 			fi
+		:: go == TAKEBACK && MINE(i) -> go = TOCLAIM
+		:: go == TAKEBACK && !MINE(i) -> go = TOFENCED
 		:: go == AGAIN && WON(i) -> go = TOPROMO
 		:: go == AGAIN && !WON(i) && (MINE(i) || kStb[i] == i) -> go = 0; want(i)
 		:: go == AGAIN && !WON(i) && !(MINE(i) || kStb[i] == i) -> go = TOFENCED
@@ -383,7 +410,7 @@ proctype node(byte i)
 		:: else
 		fi;
 		if :: go == TOCLAIM && !MAYCLAIM(i) -> go = TOFENCED :: else fi;
-		if :: go >= TOCLAIM -> cutSession(i); w[i] = 0; spoken[i] = 0 :: else fi;
+		if :: go >= TOCLAIM -> cutSession(i); w[i] = 0; spoken[i] = 0; planned[i] = 0 :: else fi;
 		/* A number that nobody looks at any more is cleared, so that equal states are equal. */
 		if :: go > TOCLAIM && sw[i] == 0 -> swGen[i] = 0; swStb[i] = 0 :: else fi;
 		if :: go > TOCLAIM -> base[i] = 0 :: else fi;
@@ -415,7 +442,7 @@ proctype lane(byte i)
 		:: vm[i] == COLOP -> if :: qk == 2 || qk == 4 -> qk = 0 :: else fi
 		:: else
 		fi;
-		vm[i] = FREE; freeing[i] = 0 }
+		vm[i] = FREE; freeing[i] = 0; paused[i] = 0 }
 	od
 }
 
@@ -497,7 +524,7 @@ inline giveUp(x) {
 inline stopColod(x) {
 	giveUp(x); sw[x] = 0;
 	st[x] = OFF; w[x] = 0; ses[x] = 0; kGen[x] = 0; kSpk[x] = 0; kStb[x] = 0; known[x] = 0; ck[x] = 0;
-	up[x] = 0; rs[x] = 0; freeing[x] = 0; muting[x] = 0; spoken[x] = 0; base[x] = 0; swGen[x] = 0; swStb[x] = 0;
+	up[x] = 0; rs[x] = 0; freeing[x] = 0; muting[x] = 0; spoken[x] = 0; planned[x] = 0; base[x] = 0; swGen[x] = 0; swStb[x] = 0;
 	flush(ch[x]);
 	/* the relay and the data path end with the process; the filters stay: mute, or the kernel goes on alone */
 	if :: vm[x] == COLOP || vm[x] == COLOS -> relay = 0 :: else fi;
@@ -522,6 +549,7 @@ proctype environment()
 		:: vm[x] != NOVM -> what = 3                                          /* QEMU ends */
 		:: st[x] == PROTP ->                                                  /* an operator wants the other node to speak */
 			send(x, VMDIED, ses[x]); cutSession(x); st[x] = IDLE; w[x] = 1; muting[x] = 1; known[x] = 0
+		:: st[x] == PROTP && !planned[x] -> planned[x] = 1                      /* or that both exchange their roles */
 		:: net || relay -> net = 0                                            /* a link of the session breaks */
 		:: net || relay -> relay = 0
 		:: up[0] && up[1] -> flush(ch[0]); flush(ch[1])                       /* the connection of the machines breaks and comes again at once */
