@@ -317,7 +317,7 @@ func (f *flow) read() {
 // reset is what a client sees of a reset connection.
 func (f *flow) reset() {
 	w := f.c.w
-	if !f.lost && !f.t.closed {
+	if !f.lost && !f.t.closed && !w.forced {
 		w.fail("reset", "a living connection of client %d (port %d) was reset", f.c.i, f.port)
 	}
 	f.c.finish()

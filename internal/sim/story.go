@@ -197,6 +197,10 @@ func (w *world) peace() {
 		w.fail("guest lost", "one fault was enough to lose the guest")
 		return
 	}
+	if w.forced {
+		w.forced = false
+		w.guestLost()
+	}
 	// Every client gets an answer.
 	want := make([]int, len(w.clients))
 	for i, c := range w.clients {
