@@ -67,6 +67,10 @@ lint: ## Check format, go vet and staticcheck
 unit: ## Run all tests but the end-to-end ones
 	$(GO) test -timeout 10m $(UNIT)
 
+.PHONY: model
+model: ## Check the model of the pair protocol with spin (not a part of test)
+	docs/model/check.sh
+
 .PHONY: race
 race: ## Run the tests of concurrent packages under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list $(RACE))
