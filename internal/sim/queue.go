@@ -83,5 +83,3 @@ func (a *arena) copy(b []byte) []byte {
 	copy(c, b)
 	return c
 }
-
-func (a *arena) reset() { a.slab, a.used = 0, 0 }
