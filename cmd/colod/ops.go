@@ -111,7 +111,8 @@ func (c *cli) failoverCommand() *cobra.Command {
 		Use:   "failover [PAIR]",
 		Short: "Make the other node the speaker",
 		Long: `Failover ends the guest on the speaker and lets the secondary take over, as if the
-speaker's VM had died. Connections go on. Afterwards the pair protects itself again.
+speaker's VM had died. Connections go on. Afterwards the pair protects itself again. It is
+refused, and nothing is done, if the secondary's node does not say that it can take over.
 For a planned change of roles colod switchover is better.
 
 With --force, on the node that is to speak: the guest speaks here although the arbiter

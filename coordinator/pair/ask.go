@@ -90,11 +90,7 @@ func (m *Machine) askFailover(a Ask) string {
 	case !m.up(m.partner()):
 		return m.partner() + " does not answer"
 	case m.role == Speaker:
-		m.await(a)
-		m.endVM()
-		m.send(m.with, HandOver{Session: m.session, Generation: m.rec.Generation, Reason: "failover asked for by an operator"})
-		m.given = m.session
-		m.orphaned("failover to " + m.with + " asked for by an operator")
+		return m.planFailover(a)
 	default:
 		m.forward(a)
 		m.awaitOf(a)

@@ -36,8 +36,17 @@ func (m *Machine) toClaiming(c claim, reason string) {
 }
 
 func (m *Machine) claimSwap() {
-	m.swap(arbiter.Record{Speaker: m.cfg.Self}, m.claim.reason)
+	reason := m.claim.reason
+	if m.contAfter {
+		reason = toGoOn + reason
+	}
+	m.swap(arbiter.Record{Speaker: m.cfg.Self}, reason)
 }
+
+// toGoOn is how the record's reason begins when the VM of the speaker may
+// stand still by colod's doing: should that colod end before it has let it go
+// on, the next one does.
+const toGoOn = "the guest is to go on: "
 
 func (m *Machine) stepClaiming(ev Event) {
 	switch ev := ev.(type) {
@@ -149,7 +158,7 @@ func (m *Machine) canGiveBack() bool {
 // giveBack writes the node into the record that handed over: the guest was
 // not heard here.
 func (m *Machine) giveBack(why string) {
-	m.swap(arbiter.Record{Speaker: m.claim.node}, why)
+	m.swap(arbiter.Record{Speaker: m.claim.node}, toGoOn+why)
 }
 
 // mustFence reports whether the other node may still be heard: it does not

@@ -1,6 +1,10 @@
 package pair
 
-import "colod/coordinator/arbiter"
+import (
+	"strings"
+
+	"colod/coordinator/arbiter"
+)
 
 // waiting says what Idle waits for.
 type waiting uint8
@@ -51,8 +55,17 @@ func (m *Machine) stepIdle(ev Event) {
 			return
 		}
 	case Received:
-		m.remind(ev)
-	case VMDied, PeerUp, PeerDown:
+		if ev.From == m.rec.Standby {
+			switch msg := ev.Msg.(type) {
+			case COLOBroken:
+				m.remind(msg.Session)
+			case Status:
+				m.remindStatus()
+			}
+		}
+	case PeerUp:
+		m.remindStatus()
+	case VMDied, PeerDown:
 	default:
 		return
 	}
@@ -61,25 +74,20 @@ func (m *Machine) stepIdle(ev Event) {
 
 // remind tells the standby once more that the guest is no longer here: it
 // may not have heard it, and then it is no longer fed and does not know why.
-func (m *Machine) remind(ev Received) {
-	if m.wait != waitTakeover || ev.From != m.rec.Standby || m.vm != 0 && m.ending == 0 {
-		return
-	}
-	session := ""
-	switch msg := ev.Msg.(type) {
-	case COLOBroken:
-		session = msg.Session
-	case Status:
-		if msg.HasVM && msg.Role == Secondary {
-			session = msg.Session
-		}
-	}
-	switch {
-	case session == "":
+func (m *Machine) remind(session string) {
+	switch to := m.rec.Standby; {
+	case m.wait != waitTakeover || m.vm != 0 && m.ending == 0 || session == "":
 	case session == m.given: // by an operator's wish, which maintenance does not hold
-		m.send(ev.From, HandOver{Session: session, Generation: m.rec.Generation, Reason: clip(m.reason)})
+		m.send(to, HandOver{Session: session, Generation: m.rec.Generation, Reason: clip(m.reason)})
 	default:
-		m.send(ev.From, PeerVMDied{Session: session, Generation: m.rec.Generation, Reason: clip(m.reason)})
+		m.send(to, PeerVMDied{Session: session, Generation: m.rec.Generation, Reason: clip(m.reason)})
+	}
+}
+
+// remindStatus does so if the standby has said that it is the secondary still.
+func (m *Machine) remindStatus() {
+	if s := m.says(m.rec.Standby); s != nil && s.HasVM && s.Role == Secondary {
+		m.remind(s.Session)
 	}
 }
 
@@ -118,6 +126,9 @@ func (m *Machine) decide() {
 func (m *Machine) decideSpeaker(have bool) {
 	switch {
 	case m.rec.Standby == "" && have:
+		if m.vmPaused && strings.HasPrefix(m.rec.Reason, toGoOn) {
+			m.keepPaused, m.contAfter = false, true
+		}
 		m.toPromoting(promoteFree, Alone, "the guest runs here already and is adopted")
 	case m.rec.Standby == "" && m.maint.on && !m.starting:
 		if m.wait != waitHeld {

@@ -468,8 +468,14 @@ func (m *Machine) become(s State, r Role, reason string) {
 	}
 	from := m.state
 	m.state, m.role, m.reason = s, r, reason
-	m.timers = timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind], timerForce: m.timers[timerForce], timerSwitch: m.timers[timerSwitch]}
-	m.unusable, m.suspect = "", ""
+	kept := timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind], timerForce: m.timers[timerForce], timerSwitch: m.timers[timerSwitch]}
+	if r == Secondary && (s == Protected || s == Checkpointing) && (from == Protected || from == Checkpointing) {
+		// A checkpoint that begins or ends here says nothing of what the secondary waits for.
+		kept[timerSuspect], kept[timerPoll] = m.timers[timerSuspect], m.timers[timerPoll]
+	} else {
+		m.suspect = ""
+	}
+	m.timers, m.unusable = kept, ""
 	if s != Protected && s != Checkpointing {
 		m.held, m.toCheck = "", false
 	}

@@ -2,6 +2,7 @@ package pair
 
 import (
 	"slices"
+	"strings"
 
 	"colod/coordinator/arbiter"
 )
@@ -57,8 +58,41 @@ func (m *Machine) planSwitch(a Ask, target string) string {
 	return ""
 }
 
+// planFailover asks the secondary's node whether it can take over. The VM
+// here is ended as soon as that has said so: until then it may be the only
+// one that is heard of again.
+func (m *Machine) planFailover(a Ask) string {
+	switch {
+	case m.plan.op == OpFailover:
+		m.await(a)
+		return ""
+	case m.plan.step != planNone:
+		return "a planned change of roles is under way"
+	case m.quit:
+		return "colod is being stopped"
+	case m.timers[timerGrace] != 0:
+		return "the guest is being ended"
+	case m.unusable != "":
+		return "the secondary is being given up: " + m.unusable
+	}
+	m.await(a)
+	m.plan = plan{op: OpFailover, target: m.with, role: Speaker}
+	m.planCheck()
+	return ""
+}
+
+// failover ends the VM here and lets the secondary take over.
+func (m *Machine) failover() {
+	m.plan = plan{}
+	m.clear(timerSwitch)
+	m.endVM()
+	m.send(m.with, HandOver{Session: m.session, Generation: m.rec.Generation, Reason: "failover asked for by an operator"})
+	m.given = m.session
+	m.orphaned("failover to " + m.with + " asked for by an operator")
+}
+
 // planCheck sees to it that both nodes reach the arbiter before the guest
-// stands still: it would stand still on both until one of them does.
+// stands still or is ended: nobody would be heard until one of them does.
 func (m *Machine) planCheck() {
 	m.plan.step, m.plan.read, m.plan.agreed = planCheck, false, false
 	m.readAnew()
@@ -69,6 +103,10 @@ func (m *Machine) planCheck() {
 // planAgreed goes on once both have read the record.
 func (m *Machine) planAgreed() {
 	if m.plan.step == planCheck && m.plan.read && m.plan.agreed {
+		if m.plan.op == OpFailover {
+			m.failover()
+			return
+		}
 		m.plan.step = planCover
 		m.clear(timerSwitch)
 		m.request(reasonSwitch)
@@ -79,6 +117,10 @@ func (m *Machine) planAgreed() {
 func (m *Machine) planTimeout() {
 	switch m.plan.step {
 	case planCheck:
+		if m.plan.op == OpFailover && m.plan.read {
+			m.planFailed(m.with + " did not say in " + m.cfg.SwitchWait.String() + " that it can take over")
+			return
+		}
 		m.planFailed("the arbiter cannot be read from both nodes in " + m.cfg.SwitchWait.String() + ", and without it nobody may speak")
 	case planPause:
 		m.planGoOn("the guest could not be stopped in " + m.cfg.SwitchWait.String())
@@ -364,7 +406,7 @@ func (m *Machine) switchRecord() {
 		m.toStopped(m.rec.Reason, stopEnd)
 	case m.rec.Speaker == m.cfg.Self && m.rec.Standby == "":
 		m.contAfter = true
-		reason := m.with + " gave the guest back: " + m.rec.Reason
+		reason := m.with + " gave the guest back: " + strings.TrimPrefix(m.rec.Reason, toGoOn)
 		m.cut()
 		m.toPromoting(promoteFree, Released, reason)
 	case m.rec.Speaker == m.cfg.Self:

@@ -199,12 +199,12 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 	case VMStopped:
 		m.emit(SecondaryStopped{At: ev.At})
 		if m.state == Protected {
-			m.become(Checkpointing, Secondary, "the VM here takes the primary's state")
+			m.becomeSecondary(Checkpointing, "the VM here takes the primary's state")
 		}
 	case VMResumed:
 		m.emit(SecondaryResumed{At: ev.At})
 		if m.state == Checkpointing {
-			m.become(Protected, Secondary, "secondary of "+m.with)
+			m.becomeSecondary(Protected, "secondary of "+m.with)
 		}
 	case PeerDown:
 		m.takeOver(claim{how: TakeOver}, m.with+" is lost: "+ev.Reason)
@@ -274,6 +274,15 @@ func (m *Machine) stepProtectedSecondary(ev Event) {
 			m.set(timerPoll, m.cfg.RecordPoll)
 		}
 	}
+}
+
+// becomeSecondary is a checkpoint's beginning or end. What maintenance holds
+// back is still the reason to be told.
+func (m *Machine) becomeSecondary(s State, reason string) {
+	if m.held != "" {
+		reason = m.reason
+	}
+	m.become(s, Secondary, reason)
 }
 
 // suspicion: this side is no longer fed. If the speaker's VM is dead or
