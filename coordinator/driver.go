@@ -91,6 +91,7 @@ const (
 	checkTimeout   = time.Second
 	triggerTimeout = 2 * time.Second // QEMU answers at once, unless it hangs
 	freeTimeout    = 10 * time.Second
+	toldTimeout    = 10 * time.Second // for an event that was read already
 	launchTimeout  = 90 * time.Second // with the test of KVM, the first time
 	dialTimeout    = 5 * time.Second
 )

@@ -25,9 +25,10 @@ type vmHandle struct {
 	quit chan struct{}
 	done chan struct{}
 
-	unwatch func()      // ends the supervision
-	colo    atomic.Bool // the guest is being copied by colod, or was
-	leaving bool        // somebody else's migration is under way; for the watcher only
+	ran     atomic.Int64 // time of the newest RESUME that the machine was told of, ns since 1970
+	unwatch func()       // ends the supervision
+	colo    atomic.Bool  // the guest is being copied by colod, or was
+	leaving bool         // somebody else's migration is under way; for the watcher only
 }
 
 // foreign reports whether a MIGRATION event is of a migration that somebody
@@ -136,6 +137,7 @@ func (d *driver) onVM(h *vmHandle, e qmp.Event) bool {
 	case qmp.EventResume:
 		d.stats.resumed(e.Time)
 		d.post(pair.VMResumed{VM: h.id, At: e.Time})
+		h.ran.Store(e.Time.UnixNano())
 	case qmp.EventColoExit:
 		_, reason := e.ColoExit()
 		d.post(pair.COLOExit{VM: h.id, Reason: reason})
@@ -401,7 +403,12 @@ func (d *driver) startColo(s *session) error {
 	s.setRelay(r)
 	began := time.Now()
 	h.colo.Store(true)
-	if _, err := h.StartColo(ctx, sock); err != nil {
+	resumed, err := h.StartColo(ctx, sock)
+	if err == nil {
+		// The machine takes the next RESUME for that of the arming checkpoint, so this one has to be there before.
+		err = h.told(ctx, resumed)
+	}
+	if err != nil {
 		h.colo.Store(false)
 		r.Cut()
 		if cause := r.Err(); cause != nil && !errors.Is(cause, relay.ErrCut) {
@@ -411,6 +418,24 @@ func (d *driver) startColo(s *session) error {
 	}
 	st := r.Stats()
 	d.log.Info().Dur("took_ms", time.Since(began)).Uint64("bytes", st.Forward).Bool("spliced", st.Spliced).Msg("guest copied; both VMs run")
+	return nil
+}
+
+// told waits until the machine was told of the RESUME of that time.
+func (h *vmHandle) told(ctx context.Context, resumed time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, toldTimeout)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for h.ran.Load() != resumed.UnixNano() {
+		select {
+		case <-tick.C:
+		case <-h.done:
+			return errors.New("the VM is not watched any more")
+		case <-ctx.Done():
+			return fmt.Errorf("QEMU's RESUME of %s was not seen: %w", resumed.Format(time.RFC3339Nano), ctx.Err())
+		}
+	}
 	return nil
 }
 

@@ -269,13 +269,16 @@ func (v *fakeVM) Events() (<-chan qmp.Event, func()) {
 	}
 }
 
-func (v *fakeVM) emit(name string, data any) {
+// emit sends an event and returns its time.
+func (v *fakeVM) emit(name string, data any) time.Time {
 	b, _ := json.Marshal(data)
+	now := time.Now()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for ch := range v.subs {
-		ch <- qmp.Event{Name: name, Time: time.Now(), Data: b}
+		ch <- qmp.Event{Name: name, Time: now, Data: b}
 	}
+	return now
 }
 
 func (v *fakeVM) Died() <-chan struct{} { return v.died }
@@ -382,8 +385,7 @@ func (v *fakeVM) StartColo(ctx context.Context, sock string) (time.Time, error) 
 	v.peer, v.primary, v.stream = s, true, c
 	v.mu.Unlock()
 	v.emit(qmp.EventStop, nil)
-	v.emit(qmp.EventResume, nil)
-	return time.Now(), nil
+	return v.emit(qmp.EventResume, nil), nil
 }
 
 func (v *fakeVM) TriggerCheckpoint(context.Context) error {

@@ -104,3 +104,51 @@ func TestInvariant3OwedInput(t *testing.T) {
 		})
 	}
 }
+
+// TestOwedInputBeforeArming: a new speaker is not protected before its guest has what only its node can give it: else
+// the next takeover, by a node that never saw those bytes, would lose them.
+func TestOwedInputBeforeArming(t *testing.T) {
+	p := newPair(t)
+	p.serve(7, echo)
+	p.protect(0, 1)
+	c := p.dial(guestIP, 7)
+	c.Write([]byte{1})
+	var got [1]byte
+	if _, err := io.ReadFull(c, got[:]); err != nil {
+		t.Fatal(err)
+	}
+	tap := &leaky{}
+	p.on(1, func(px *Proxy) {
+		tap.Sender = px.tapTX.tx
+		px.tapTX.tx = tap
+	})
+	tap.lose.Store(1 << 20)
+	c.Write([]byte{2})
+	waitFor(t, "the acknowledgement", func() bool { return unacknowledged(t, c) == 0 })
+	p.must(p.proxy[0].Mute(p.ctx()))
+	p.must(p.proxy[1].Promote(p.ctx()))
+	p.must(p.proxy[0].Mute(p.ctx())) // no orphan any more
+	la, lb := p.links()
+	var key [16]byte
+	p.must(p.proxy[0].StartSecondary(p.ctx(), lb, Session{Key: key, TapFD: -1}))
+	p.must(p.proxy[1].StartPrimary(p.ctx(), la, Session{Key: key, TapFD: -1}))
+	begun := make(chan error, 1)
+	go func() { begun <- p.proxy[1].BeginCheckpoint(p.ctx(), 1) }()
+	waitFor(t, "the waiting checkpoint", func() bool {
+		var waits bool
+		p.on(1, func(px *Proxy) { waits = px.pri.arm != nil })
+		return waits
+	})
+	select {
+	case err := <-begun:
+		t.Fatalf("armed while the guest is owed input: %v", err)
+	default:
+	}
+	tap.lose.Store(0)
+	if err := <-begun; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, got[:]); err != nil || got[0] != 2 {
+		t.Fatalf("echo %v, %v", got, err)
+	}
+}

@@ -24,6 +24,8 @@ type primary struct {
 	waiting    uint64 // checkpoint that begins once the peer is done with the one before; 0: none
 	peerDone   bool   // the peer has said that its side of the epoch's checkpoint is done
 	ready      func(error)
+	arm        func() // begins the arming checkpoint, which waits until nothing is owed to the guest
+	armReply   func(error)
 	armed      bool // a checkpoint has completed: output is compared
 	inputLost  uint64
 	lostBefore bool
@@ -253,18 +255,36 @@ func (p *Proxy) BeginCheckpoint(ctx context.Context, n uint64) error {
 			reply(roleError("begin a checkpoint", p.role))
 		case p.link == nil:
 			reply(ErrLink)
+		case r.epoch == 0 && p.owed != nil:
+			// Clients were told that this input arrived, and neither guest has it: once the pair is armed, the other
+			// node may be the one that goes on, and nobody there could give it to its guest.
+			r.arm = func() { r.suspend(p, n, reply) }
+			r.armReply = reply
 		default:
-			p.drainTap()
-			r.engine.BeginCheckpoint(p.nowMono)
-			r.holding, r.ready = true, reply
-			r.clock = p.wallOffset()
-			if r.epoch != 0 && !r.peerDone {
-				r.waiting = n // the peer's side of the one before is not done yet
-				return
-			}
-			r.begin(p, n)
+			r.suspend(p, n, reply)
 		}
 	})
+}
+
+// suspend holds all output for checkpoint n.
+func (r *primary) suspend(p *Proxy, n uint64, reply func(error)) {
+	p.drainTap()
+	r.engine.BeginCheckpoint(p.nowMono)
+	r.holding, r.ready = true, reply
+	r.clock = p.wallOffset()
+	if r.epoch != 0 && !r.peerDone {
+		r.waiting = n // the peer's side of the one before is not done yet
+		return
+	}
+	r.begin(p, n)
+}
+
+// mayArm lets the arming checkpoint begin that waits for what the guest is owed.
+func (r *primary) mayArm() {
+	if arm := r.arm; arm != nil {
+		r.arm, r.armReply = nil, nil
+		arm()
+	}
 }
 
 // wallOffset is by how much, in ns, the wall clock is ahead of the monotonic one. Only setting it changes that. Of three
@@ -370,6 +390,10 @@ func (p *Proxy) SetBuffered(on bool) {
 
 // linkLost: whoever waits for the peer does so in vain.
 func (r *primary) linkLost() {
+	if r.armReply != nil {
+		r.armReply(ErrLink)
+		r.arm, r.armReply = nil, nil
+	}
 	if r.ready != nil {
 		r.ready(ErrLink)
 		r.ready = nil

@@ -61,13 +61,19 @@ func (t *toLog) arrived(n uint64, give func(*toldInput)) error {
 // owed is input that clients were told to have arrived when this node's guest was the secondary: after a takeover
 // nobody but this node can give it to the guest.
 type owed struct {
-	log *inputlog.Log
+	log   *inputlog.Log
+	since int64
 }
+
+// owedLongest is how long (ns) protection waits for a guest to take what it is owed. A guest that has closed a connection
+// without a word takes nothing more of it.
+const owedLongest = int64(20e9)
 
 // owe gives the guest all input that it has not acknowledged, rewritten for good into its own space, and remembers what
 // of it clients were told of.
 func (s *secondary) owe(p *Proxy) {
 	var pd frame.Parsed
+	s.log.Promoted()
 	s.log.Replay(p.nowMono, func(buf []byte) {
 		frame.Parse(buf, &pd)
 		s.inject(p, pd.Key(false), &pd, buf)
@@ -75,7 +81,7 @@ func (s *secondary) owe(p *Proxy) {
 	})
 	p.tapTX.flush(p)
 	if s.log.Owed() > 0 {
-		p.owed = &owed{s.log}
+		p.owed = &owed{s.log, p.nowMono}
 	}
 }
 
@@ -113,8 +119,16 @@ func (p *Proxy) giveAgain() {
 	if p.owed == nil {
 		return
 	}
-	if p.owed.log.Owed() == 0 || p.tapTX == nil {
+	n := p.owed.log.Owed()
+	late := p.pri != nil && p.pri.arm != nil && p.nowMono-p.owed.since > owedLongest
+	if late {
+		p.log.Warn().Int("frames", n).Msg("the guest does not take input that clients were told of; it is given up")
+	}
+	if n == 0 || late || p.tapTX == nil {
 		p.owed = nil
+		if p.pri != nil {
+			p.pri.mayArm()
+		}
 		return
 	}
 	p.owed.log.Again(p.nowMono, func(buf []byte) {

@@ -71,7 +71,8 @@ type (
 	// for its connections; no result.
 	CutSession struct{ Session string }
 	// Copy starts COLO on the speaker: relay, migration, until both VMs run;
-	// result Copied.
+	// result Copied, which comes behind the VM's events that the copy causes: the
+	// next ones are those of the arming checkpoint.
 	Copy struct{ Session string }
 	// Trigger asks QEMU for a checkpoint; result Triggered, and then
 	// VMStopped and VMResumed.

@@ -508,7 +508,7 @@ func (n *node) copyGuest(a pair.Copy) {
 				sec.event(0, vmResumed)
 				sec.wake()
 				v.resume()
-				n.colod(w.between(us, ms), func() { finish("") })
+				n.colod(w.between(ms, 2*ms), func() { finish("") }) // behind the VM's RESUME
 			})
 		})
 	})

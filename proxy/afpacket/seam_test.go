@@ -2,6 +2,7 @@ package afpacket_test
 
 import (
 	"testing"
+	"time"
 
 	"colod/internal/netnstest"
 	"colod/proxy/afpacket"
@@ -37,6 +38,9 @@ func TestSeam(t *testing.T) {
 		}
 		return times
 	}
+	// The kernel begins to stamp frames some time after the first socket has asked for it; until then each socket makes
+	// do with the time of reading.
+	stamped(t, in, rx)
 	send(in, 10)
 	poll()
 	if s.First() != 0 || s.Last() != 0 || s.Frames() != 0 {
@@ -50,6 +54,23 @@ func TestSeam(t *testing.T) {
 	if s.First() != first[0] || s.Last() != second[99] || s.Frames() != 200 || s.Lost() != 0 {
 		t.Errorf("noted %d..%d, %d frames, lost %d; want %d..%d, 200", s.First(), s.Last(), s.Frames(), s.Lost(), first[0], second[99])
 	}
+}
+
+// stamped sends frames until what rx sees bears a time of before it was read.
+func stamped(t *testing.T, tx *afpacket.TX, rx *afpacket.RX) {
+	t.Helper()
+	bufs, meta := pool(64, 2048)
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if n, err := tx.Send([]afpacket.Msg{{A: frame("x")}}); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		sent := time.Now().UnixNano()
+		time.Sleep(time.Millisecond)
+		if n := recv(t, rx, bufs, meta); meta[n-1].KTime <= sent {
+			return
+		}
+	}
+	t.Fatal("the kernel does not note when a frame was seen")
 }
 
 func TestProbe(t *testing.T) {

@@ -257,6 +257,17 @@ func (l *Log) Replay(now int64, give func(buf []byte)) {
 	l.lasts = l.lasts[:0]
 }
 
+// Promoted says that the primary is lost. What its node was told to be in this log may have been acknowledged to clients
+// in its last instant, so from now on all of it counts as that.
+func (l *Log) Promoted() {
+	for i := l.head; i < len(l.entries); i++ {
+		e := &l.entries[i]
+		if f := e.flow; !f.ackedSet || e.end.After(f.acked) {
+			f.acked, f.ackedSet = e.end, true
+		}
+	}
+}
+
 // Again gives out what clients were told to have arrived and the guest still does not acknowledge: nobody else will ever
 // send it. It belongs into a slow, regular tick.
 func (l *Log) Again(now int64, give func(buf []byte)) {

@@ -202,3 +202,27 @@ func TestFull(t *testing.T) {
 		t.Fatalf("%d frames kept, want %d", got, 3000-refused)
 	}
 }
+
+// TestPromoted: after the loss of the primary all counts as told, since the last word on it may not have come.
+func TestPromoted(t *testing.T) {
+	l := New()
+	var key frame.FlowKey
+	for i := range 3 {
+		k, p, b := segment(uint32(100+i*10), 10, 0)
+		key = k
+		l.Add(1, k, p, b)
+	}
+	l.Released(1, key, 110)
+	l.GuestAcked(key, 110)
+	if n := l.Owed(); n != 0 {
+		t.Fatalf("%d frames owed before the loss", n)
+	}
+	l.Promoted()
+	if n := l.Owed(); n != 2 {
+		t.Fatalf("%d frames owed after the loss, want 2", n)
+	}
+	l.GuestAcked(key, 130)
+	if n := l.Owed(); n != 0 {
+		t.Fatalf("%d frames owed after the guest has all", n)
+	}
+}
