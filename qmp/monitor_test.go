@@ -261,7 +261,7 @@ func TestDialErrors(t *testing.T) {
 		{qmptest.Serve(t, `{"hello": 1}`, nil), "not a QMP greeting"},
 		{silent, "another client may hold the monitor"},
 	} {
-		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second) // the socket must have been found
 		if c.path != silent {
 			cancel()
 			ctx, cancel = context.WithTimeout(context.Background(), 10*time.Second)
