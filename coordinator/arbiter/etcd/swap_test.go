@@ -224,11 +224,11 @@ func TestFrozenMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	r2 := record("p", 2, "a", "b")
-	_, err := a.Swap(within(t, 1500*time.Millisecond), r1, r2)
+	_, err := a.Swap(within(t, 4*time.Second), r1, r2)
 	if !errors.Is(err, arbiter.ErrUnknown) {
 		t.Fatalf("swap at a frozen member: %v", err)
 	}
-	if _, err := a.Get(within(t, 500*time.Millisecond), "p"); err == nil || !strings.Contains(err.Error(), "frozen") {
+	if _, err := a.Get(within(t, 2*time.Second), "p"); err == nil || !strings.Contains(err.Error(), "frozen") {
 		t.Errorf("read at a frozen member: %v", err)
 	}
 	if err := c.Continue(0); err != nil {
@@ -297,7 +297,7 @@ func TestAwayAndBack(t *testing.T) {
 		if err := c.Stop(0); err != nil {
 			t.Fatal(err)
 		}
-		_, err := a.Get(within(t, time.Second), "p")
+		_, err := a.Get(within(t, 3*time.Second), "p")
 		if err == nil || !strings.Contains(err.Error(), c.Endpoints()[0]) || !strings.Contains(err.Error(), "start etcd") {
 			t.Errorf("read without etcd: %v", err)
 		}
