@@ -16,9 +16,12 @@ import (
 
 // Exit codes, part of the interface.
 const (
-	exitOK          = 0
-	exitFailed      = 1 // what was asked for did not work
-	exitUsage       = 2 // wrong command line or configuration
+	exitOK     = 0
+	exitFailed = 1 // what was asked for did not work
+	exitUsage  = 2 // wrong command line or configuration
+	// exitConfig is that of colod run with a wrong configuration (EX_CONFIG, sysexits.h): starting it again does not help.
+	// It must not be 2, with which Go ends a program that systemd's watchdog has aborted.
+	exitConfig      = 78
 	exitUnreachable = 3 // the daemon does not answer
 )
 
@@ -40,6 +43,7 @@ func (e *codedError) Error() string { return e.err.Error() }
 func (e *codedError) Unwrap() error { return e.err }
 
 func usageError(err error) error       { return &codedError{exitUsage, err} }
+func configError(err error) error      { return &codedError{exitConfig, err} }
 func unreachableError(err error) error { return &codedError{exitUnreachable, err} }
 
 // silentError ends a command with a code after it has said everything itself.

@@ -29,11 +29,11 @@ unless --with-guests is given. Logs go to standard error.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(path)
 			if err != nil {
-				return usageError(err)
+				return configError(err)
 			}
 			log, err := newLogger(cfg.Log, c.err)
 			if err != nil {
-				return usageError(err)
+				return configError(err)
 			}
 			if err := coordinator.RaisePriority(); err != nil {
 				log.Info().Err(err).Msg("colod runs with ordinary priority; give it CAP_SYS_NICE for shorter delays on a busy host")

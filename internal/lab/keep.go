@@ -23,7 +23,7 @@ const (
 	restartLimit    = 20                     // StartLimitBurst
 	restartInterval = 60 * time.Second       // StartLimitIntervalSec
 	daemonWatchdog  = 30 * time.Second       // WatchdogSec
-	exitBadConfig   = 2                      // RestartPreventExitStatus
+	exitBadConfig   = 78                     // RestartPreventExitStatus
 )
 
 // keepCommand is the hidden "colod lab keep": it stands in for systemd on a
