@@ -291,8 +291,9 @@ func (s *secondary) resumed(p *Proxy, at int64) {
 	if p.link != nil {
 		p.link.mark(msgCkptDone, s.epoch)
 	}
+	now := p.dev.Realtime()
 	for _, f := range s.queued {
-		if f.KTime < at {
+		if f.KTime < at || f.KTime > now { // of before the checkpoint; in the second case the clock was set back since
 			p.pool.put(f)
 		} else {
 			s.describe(p, f)
