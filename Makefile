@@ -22,7 +22,7 @@ TEST ?= TestTorture
 # A program that shows whether a Debian package is there, and the package.
 TOOLS := qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mkfs.ext4:e2fsprogs ip:iproute2 bridge:iproute2 ethtool:ethtool \
 	tcpdump:tcpdump ssh:openssh-client scp:openssh-client redis-cli:redis-tools iperf3:iperf3 wget:wget curl:curl \
-	socat:socat cc:gcc dpkg-deb:dpkg etcd:etcd-server promtool:prometheus
+	socat:socat cc:gcc dpkg-deb:dpkg etcd:etcd-server promtool:prometheus tshark:tshark
 
 .PHONY: help
 help: ## List the targets
