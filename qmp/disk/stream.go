@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"colod/internal/netconn"
 )
 
 // ErrCut is the reason of a stream that ended by [Stream.Cut].
@@ -136,7 +138,7 @@ func (s *Stream) servePrimary(u net.Conn, dial func(context.Context) (net.Conn, 
 			s.end(fmt.Errorf("send to the other node: %w", err))
 			return
 		}
-		_ = closeWrite(c) // QEMU closed it, or is gone: the other side may close by itself
+		_ = netconn.CloseWrite(c) // QEMU closed it, or is gone: the other side may close by itself
 	})
 	err = move(u, c, &s.in, nil)
 	select {
@@ -166,7 +168,7 @@ func (s *Stream) servePrimary(u net.Conn, dial func(context.Context) (net.Conn, 
 func (s *Stream) Join(ctx context.Context, conn net.Conn, sock string) error {
 	u, err := (&net.Dialer{}).DialContext(ctx, "unix", sock)
 	if err != nil {
-		closeHard(conn)
+		netconn.CloseHard(conn)
 		return fmt.Errorf("connect to QEMU's disk export: %w", err)
 	}
 	if !s.own(conn) {
@@ -188,7 +190,7 @@ func (s *Stream) Join(ctx context.Context, conn net.Conn, sock string) error {
 		var up sync.WaitGroup
 		up.Go(func() {
 			_ = move(u, conn, &s.out, nil)
-			_ = closeWrite(u)
+			_ = netconn.CloseWrite(u)
 		})
 		var answers replies
 		_ = move(conn, u, &s.in, func(b []byte) {
@@ -196,7 +198,7 @@ func (s *Stream) Join(ctx context.Context, conn net.Conn, sock string) error {
 				s.onRefuse(err)
 			}
 		})
-		_ = closeWrite(conn)
+		_ = netconn.CloseWrite(conn)
 		t := time.AfterFunc(orderlyWait, func() { s.drop(conn); s.drop(u) })
 		up.Wait()
 		t.Stop()
@@ -211,7 +213,7 @@ func (s *Stream) own(c net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		closeHard(c)
+		netconn.CloseHard(c)
 		return false
 	}
 	s.conns[c] = struct{}{}
@@ -225,7 +227,7 @@ func (s *Stream) drop(c net.Conn) {
 	delete(s.conns, c)
 	s.mu.Unlock()
 	if there {
-		bottom(c).Close()
+		netconn.Bottom(c).Close()
 	}
 }
 
@@ -242,7 +244,7 @@ func (s *Stream) end(err error) {
 		s.listen.Close()
 	}
 	for c := range s.conns {
-		closeHard(c)
+		netconn.CloseHard(c)
 	}
 	clear(s.conns)
 	s.mu.Unlock()
@@ -306,31 +308,4 @@ func move(to io.Writer, from io.Reader, count *atomic.Uint64, see func([]byte)) 
 			return fmt.Errorf("%w: %w", errRead, err)
 		}
 	}
-}
-
-// bottom returns the connection under TLS.
-func bottom(c net.Conn) net.Conn {
-	for {
-		u, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return c
-		}
-		c = u.NetConn()
-	}
-}
-
-// closeHard closes without the courtesies that could block on a frozen peer.
-func closeHard(c net.Conn) {
-	b := bottom(c)
-	if t, ok := b.(*net.TCPConn); ok {
-		_ = t.SetLinger(0)
-	}
-	b.Close()
-}
-
-func closeWrite(c net.Conn) error {
-	if w, ok := c.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return errors.New("no half close")
 }

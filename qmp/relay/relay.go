@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"colod/internal/netconn"
 )
 
 // ErrCut is the reason of a relay that ended by [Relay.Cut].
@@ -90,7 +92,7 @@ func NewPrimary(sock string, dial func(context.Context) (net.Conn, error), opt O
 func NewSecondary(ctx context.Context, conn net.Conn, sock string, opt Options) (*Relay, error) {
 	u, err := (&net.Dialer{}).DialContext(ctx, "unix", sock)
 	if err != nil {
-		closeHard(conn)
+		netconn.CloseHard(conn)
 		return nil, fmt.Errorf("connect to QEMU's state socket: %w", err)
 	}
 	r := &Relay{opt: opt, sock: sock, cancel: func() {}, done: make(chan struct{})}
@@ -159,7 +161,7 @@ func (r *Relay) join(from, to net.Conn) {
 	}
 	// The primary's side has closed and everything was handed over. Let the other one see the end
 	// behind the data, and give it a moment to close by itself.
-	if closeWrite(to) == nil {
+	if netconn.CloseWrite(to) == nil {
 		t := time.NewTimer(lingerTime)
 		defer t.Stop()
 		select {
@@ -178,7 +180,7 @@ func (r *Relay) own(c net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cut {
-		closeHard(c)
+		netconn.CloseHard(c)
 		return false
 	}
 	for _, o := range r.conns {
@@ -216,9 +218,9 @@ func (r *Relay) end(err error) {
 			_ = u.CloseWrite()
 			r.late = append(r.late, c)
 		case errors.Is(err, io.EOF):
-			bottom(c).Close() // what was sent may still arrive
+			netconn.Bottom(c).Close() // what was sent may still arrive
 		default:
-			closeHard(c)
+			netconn.CloseHard(c)
 		}
 	}
 	r.conns = nil
@@ -266,36 +268,7 @@ func (r *Relay) Stats() Stats {
 }
 
 func noDelay(c net.Conn) {
-	if t, ok := bottom(c).(*net.TCPConn); ok {
+	if t, ok := netconn.Bottom(c).(*net.TCPConn); ok {
 		_ = t.SetNoDelay(true) // the default of Go's; harmless where it fails
 	}
-}
-
-// bottom returns the connection under TLS.
-func bottom(c net.Conn) net.Conn {
-	for {
-		u, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return c
-		}
-		c = u.NetConn()
-	}
-}
-
-// closeHard closes a connection without the courtesies that could block on a frozen peer: TLS's
-// closing alert, unsent data.
-func closeHard(c net.Conn) {
-	b := bottom(c)
-	if t, ok := b.(*net.TCPConn); ok {
-		_ = t.SetLinger(0)
-	}
-	b.Close()
-}
-
-// closeWrite ends the stream towards c behind the data already written.
-func closeWrite(c net.Conn) error {
-	if w, ok := c.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return errors.New("no half close")
 }
