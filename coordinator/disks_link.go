@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"colod/coordinator/peer"
+	"colod/internal/netconn"
 	"colod/qmp/disk"
 )
 
@@ -52,29 +52,12 @@ func (s *session) replicates() bool {
 
 // dialDisk makes a connection for the disks to the session's other node.
 func (d *driver) dialDisk(ctx context.Context, s *session, what byte) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	plain := d.cfg.State.Encryption == "plain"
-	raw, err := d.net.dial(ctx, s.with, peer.ClassDisk, plain)
+	conn, err := d.dialStream(ctx, s, peer.ClassDisk, s.diskToken())
 	if err != nil {
 		return nil, err
 	}
-	s.carries(raw)
-	conn := raw
-	if !plain {
-		t := tls.Client(raw, d.id.Client(s.with))
-		if err := t.HandshakeContext(ctx); err != nil {
-			raw.Close()
-			return nil, fmt.Errorf("secure the disk connection: %w", err)
-		}
-		conn = t
-	}
-	if err := greetState(conn, &stateGreeting{pair: d.cfg.Name, session: s.name, token: s.diskToken()}, dialTimeout); err != nil {
-		raw.Close()
-		return nil, fmt.Errorf("disk connection: %w", err)
-	}
 	if _, err := conn.Write([]byte{what}); err != nil {
-		raw.Close()
+		netconn.CloseHard(conn)
 		return nil, fmt.Errorf("disk connection: %w", err)
 	}
 	return conn, nil
@@ -88,18 +71,7 @@ func (n *Node) handleDisk(ctx context.Context, raw net.Conn, plain bool) {
 }
 
 func (n *Node) takeDisk(ctx context.Context, raw net.Conn, plain bool) error {
-	conn, name := raw, ""
-	if !plain {
-		t, peerName, err := n.secure(ctx, raw)
-		if err != nil {
-			return err
-		}
-		conn, name = t, peerName
-	}
-	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return err
-	}
-	g, err := readStateGreeting(conn)
+	conn, name, g, err := n.receiveStream(ctx, raw, plain)
 	if err != nil {
 		return err
 	}

@@ -447,10 +447,16 @@ func (d *driver) relayEnded(err error) {
 
 // dialState makes the connection that carries the guest's state.
 func (d *driver) dialState(ctx context.Context, s *session) (net.Conn, error) {
+	return d.dialStream(ctx, s, peer.ClassState, s.token())
+}
+
+// dialStream makes a connection of a class to the session's other node, secured unless state.encryption is plain, and
+// greets it with the session's token for that class.
+func (d *driver) dialStream(ctx context.Context, s *session, class peer.Class, token [32]byte) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	plain := d.cfg.State.Encryption == "plain"
-	raw, err := d.net.dial(ctx, s.with, peer.ClassState, plain)
+	raw, err := d.net.dial(ctx, s.with, class, plain)
 	if err != nil {
 		return nil, err
 	}
@@ -460,13 +466,13 @@ func (d *driver) dialState(ctx context.Context, s *session) (net.Conn, error) {
 		t := tls.Client(raw, d.id.Client(s.with))
 		if err := t.HandshakeContext(ctx); err != nil {
 			raw.Close()
-			return nil, fmt.Errorf("secure the state connection: %w", err)
+			return nil, fmt.Errorf("secure the %s connection: %w", class, err)
 		}
 		conn = t
 	}
-	if err := greetState(conn, &stateGreeting{pair: d.cfg.Name, session: s.name, token: s.token()}, dialTimeout); err != nil {
+	if err := greetState(conn, &stateGreeting{pair: d.cfg.Name, session: s.name, token: token}, dialTimeout); err != nil {
 		raw.Close()
-		return nil, fmt.Errorf("state connection: %w", err)
+		return nil, fmt.Errorf("%s connection: %w", class, err)
 	}
 	return conn, nil
 }

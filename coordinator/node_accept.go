@@ -102,19 +102,24 @@ func (n *Node) handleState(ctx context.Context, raw net.Conn, plain bool) {
 	}
 }
 
-func (n *Node) takeState(ctx context.Context, raw net.Conn, plain bool) error {
-	conn, name := raw, ""
+// receiveStream secures a connection of class state or disk, unless it is plain, and reads its greeting. name is the other node's
+// by its certificate, "" on a plain one.
+func (n *Node) receiveStream(ctx context.Context, raw net.Conn, plain bool) (conn net.Conn, name string, g *stateGreeting, err error) {
+	conn = raw
 	if !plain {
-		t, peerName, err := n.secure(ctx, raw)
-		if err != nil {
-			return err
+		if conn, name, err = n.secure(ctx, raw); err != nil {
+			return nil, "", nil, err
 		}
-		conn, name = t, peerName
 	}
-	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return err
+	if err = conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return nil, "", nil, err
 	}
-	g, err := readStateGreeting(conn)
+	g, err = readStateGreeting(conn)
+	return conn, name, g, err
+}
+
+func (n *Node) takeState(ctx context.Context, raw net.Conn, plain bool) error {
+	conn, name, g, err := n.receiveStream(ctx, raw, plain)
 	if err != nil {
 		return err
 	}
