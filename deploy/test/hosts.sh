@@ -12,7 +12,7 @@
 
 : "${HOSTS_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/colod/deploy}"
 : "${HOSTS_ID:=colod-deploy-$$}"
-: "${HOSTS_DIR:=$(mktemp -d "/var/tmp/$HOSTS_ID.XXXX")}"
+: "${HOSTS_DIR:=$(mktemp -d --tmpdir=/var/tmp --suffix=".$HOSTS_ID")}"
 HOSTS_UP=()
 
 # hosts_base makes the file system that all hosts start from, once.
@@ -24,7 +24,7 @@ hosts_base() {
 	mkdir -p "$base"
 	echo "making a Debian 12 for the hosts in $base (once)"
 	nice -n 19 debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,python3-minimal,python3-apt,iproute2,procps,kmod,openssh-server,qemu-system-x86,ca-certificates \
-		bookworm "$base/root" http://deb.debian.org/debian >"$base/log" 2>&1 || { tail -5 "$base/log" >&2; return 1; }
+		bookworm "$base/root" >"$base/log" 2>&1 || { tail -5 "$base/log" >&2; return 1; }
 	rm -f "$base/root/etc/machine-id" "$base"/root/var/cache/apt/archives/*.deb
 	rm -f "$base"/root/etc/ssh/ssh_host_*
 	touch "$base/root/etc/machine-id" "$base/complete"
