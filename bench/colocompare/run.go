@@ -133,3 +133,12 @@ var limits = []string{
 	"A segment that the primary repeats is compared again by colod, for which it keeps the secondary's last 512.",
 	"Both halves of colod's comparator run here, and both are paid for; in service one runs on each node.",
 }
+
+// Cases are the names of all cases.
+func Cases() []string {
+	var names []string
+	for _, sp := range specs {
+		names = append(names, sp.name)
+	}
+	return names
+}

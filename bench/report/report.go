@@ -18,7 +18,7 @@ import (
 )
 
 // Schema is the version of the JSON files. It grows with each change that a reader has to know of.
-const Schema = 1
+const Schema = 2
 
 // Result is one benchmark's file.
 type Result struct {
@@ -35,6 +35,40 @@ type Result struct {
 	Limits []string `json:"limits"`
 	Cases  []Case   `json:"cases"`
 	Goals  []Goal   `json:"goals"`
+	// Curves show how something grows, or a distribution; each becomes a plot.
+	Curves []Curve `json:"curves,omitempty"`
+}
+
+// Curve is one plot of lines over an axis of numbers.
+type Curve struct {
+	Name   string   `json:"name"` // lower case, no blanks: a part of the plot's file name
+	Title  string   `json:"title"`
+	X      Axis     `json:"x"`
+	Y      Axis     `json:"y"`
+	Series []Series `json:"series"`
+}
+
+// Axis of a curve. Values that are not above 0 cannot stand on a logarithmic one and are left out of the plot.
+type Axis struct {
+	Label string `json:"label"` // with the unit
+	Log   bool   `json:"log,omitempty"`
+}
+
+// Series is a line of a curve.
+type Series struct {
+	Name   string  `json:"name"`
+	Points []Point `json:"points"`
+	// Slope is the exponent b of the least-squares fit y = a x^b, where one was made (Fit): 0 = y does not grow with x, 1 = in
+	// proportion.
+	Slope *float64 `json:"slope,omitempty"`
+}
+
+// Point of a series: the median of its rounds and their range; Min = Max = Y where there was one round.
+type Point struct {
+	X   float64 `json:"x"`
+	Y   float64 `json:"y"`
+	Min float64 `json:"min"`
+	Max float64 `json:"max"`
 }
 
 // Case is one load with the figures of each system under test.
