@@ -61,6 +61,9 @@ type Options struct {
 	Members int
 	// Timeout of heartbeats: colod's default if it is 0.
 	Timeout time.Duration
+	// Hold is the lower bound of the hold budget: with a long one differences are
+	// found before the slower copy's silence. 0: as usual.
+	Hold time.Duration
 	// NoRestart leaves a daemon that ended; else it is started again as systemd does.
 	NoRestart bool
 	Progress  func(string) // told of each step
@@ -94,15 +97,18 @@ type state struct {
 	Members    int    `json:"members,omitempty"` // of etcd; 0 with the file arbiter
 	NoRestart  bool   `json:"no_restart,omitempty"`
 	Timeout    string `json:"heartbeat_timeout"`
-	Accel      string `json:"accel"`
-	Why        string `json:"why"` // of the accelerator
-	Kernel     string `json:"kernel"`
-	Initrd     string `json:"initrd"`
-	Append     string `json:"append"`
-	SSHKey     string `json:"ssh_key"`
-	Known      string `json:"known_hosts"`
-	CACert     string `json:"ca_cert"`
-	Shim       string `json:"shim,omitempty"`
+	// Hold as Options has it, "" when it is not given; Tolerances as SetTolerances has them.
+	Hold       string   `json:"hold,omitempty"`
+	Tolerances []string `json:"tolerances,omitempty"`
+	Accel      string   `json:"accel"`
+	Why        string   `json:"why"` // of the accelerator
+	Kernel     string   `json:"kernel"`
+	Initrd     string   `json:"initrd"`
+	Append     string   `json:"append"`
+	SSHKey     string   `json:"ssh_key"`
+	Known      string   `json:"known_hosts"`
+	CACert     string   `json:"ca_cert"`
+	Shim       string   `json:"shim,omitempty"`
 	// Networks are the namespaces' identities, to find processes that hold one
 	// whose name is gone.
 	Networks []uint64 `json:"networks"`
@@ -338,6 +344,9 @@ func (l *Lab) claim(opt Options) error {
 	}
 	if opt.Arbiter == "etcd" {
 		l.state.Members = opt.Members
+	}
+	if opt.Hold > 0 {
+		l.state.Hold = opt.Hold.String()
 	}
 	return l.save()
 }

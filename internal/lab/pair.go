@@ -58,10 +58,18 @@ pairs:
     disks: [{path: {{q .Image}}, format: raw, size: {{.State.Disk}}}]
 {{- end}}
     mode: {{.State.Mode}}
-{{- if eq .State.Accel "tcg"}}
+{{- if .State.Hold}}
+    hold: {min: {{.State.Hold}}, max: 10s}
+{{- else if eq .State.Accel "tcg"}}
     hold: {min: 200ms, max: 1s} # an emulated guest is slow after a checkpoint: its code is translated anew
 {{- end}}
     state: {encryption: {{.Encryption}}}
+{{- if .State.Tolerances}}
+    tolerances:
+{{- range .State.Tolerances}}
+      - {{.}}
+{{- end}}
+{{- end}}
 {{- end}}
 `))
 
@@ -85,6 +93,12 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 	if err := os.WriteFile(filepath.Join(dir, "ca.pem"), ca, 0o644); err != nil {
 		return err
 	}
+	return l.writeConfig(node)
+}
+
+// writeConfig writes the configuration file of a node.
+func (l *Lab) writeConfig(node string) error {
+	dir := l.nodeDir(node)
 	var text strings.Builder
 	type peer struct{ Name, Address, Path string }
 	var nodes []peer
@@ -98,7 +112,7 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 		}
 		nodes = append(nodes, p)
 	}
-	err = nodeConfig.Execute(&text, map[string]any{
+	err := nodeConfig.Execute(&text, map[string]any{
 		"Lab": l.Name, "Node": node, "Address": address(replNet, node), "Nodes": nodes, "Endpoints": l.endpoints(), "Unlisted": l.unlisted(node),
 		"StateDir": filepath.Join(dir, "state"), "RunDir": l.runDir(node), "Arbiter": filepath.Join(l.dir, "arbiter"),
 		"Timeout": l.state.Timeout, "LogLevel": l.state.LogLevel, "Pair": pairName, "Bridge": Bridge,
@@ -112,6 +126,18 @@ func (l *Lab) writeNode(node string, authority *certs.Authority) error {
 		return err
 	}
 	return os.WriteFile(l.configFile(node), []byte(text.String()), 0o644)
+}
+
+// SetTolerances writes rules, each as the configuration has it on one line after
+// "- ", into the nodes' configuration files; daemons read them when they start.
+func (l *Lab) SetTolerances(rules ...string) error {
+	l.state.Tolerances = rules
+	for _, node := range l.Nodes() {
+		if err := l.writeConfig(node); err != nil {
+			return fmt.Errorf("set tolerances of node %s: %w", node, err)
+		}
+	}
+	return l.save()
 }
 
 // unlisted tells that a node is not in the pair's list, only in the registry.

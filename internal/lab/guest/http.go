@@ -77,8 +77,11 @@ func handler() http.Handler {
 	mux.HandleFunc("GET /counter", func(w http.ResponseWriter, _ *http.Request) {
 		text(w, strconv.FormatInt(counter.Add(1), 10))
 	})
-	mux.HandleFunc("GET /date", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /date", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", time.Now().UTC().Format(http.TimeFormat))
+		if r.URL.Query().Has("beside") { // a field that follows the date and that the other guest cannot say
+			w.Header().Set("X-Beside", rand.Text())
+		}
 		text(w, "the date is in the header")
 	})
 	mux.HandleFunc("GET /cookie", func(w http.ResponseWriter, _ *http.Request) {
