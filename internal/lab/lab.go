@@ -50,6 +50,8 @@ type Options struct {
 	// Encryption of the state stream between the nodes, "tls" or "plain". The
 	// lab's wire never leaves the machine; "plain".
 	Encryption string
+	// Interval of periodic checkpoints, and LatencyBound of output, in the modes epoch and adaptive; 0: colod's defaults.
+	Interval, LatencyBound time.Duration
 	// Nodes is 2, or 3: then node c is a spare of the pair.
 	Nodes int
 	// Registered leaves node c out of the pair's list: only the registry in etcd knows of it.
@@ -91,6 +93,8 @@ type state struct {
 	Disk       string `json:"disk,omitempty"`
 	LogLevel   string `json:"log_level"`
 	Encryption string `json:"encryption"`
+	Interval   string `json:"interval,omitempty"`
+	Bound      string `json:"latency_bound,omitempty"`
 	Nodes      int    `json:"nodes"`
 	Registered bool   `json:"registered,omitempty"`
 	Paths      int    `json:"paths"`
@@ -344,6 +348,12 @@ func (l *Lab) claim(opt Options) error {
 	}
 	if opt.Arbiter == "etcd" {
 		l.state.Members = opt.Members
+	}
+	if opt.Interval != 0 {
+		l.state.Interval = opt.Interval.String()
+	}
+	if opt.LatencyBound != 0 {
+		l.state.Bound = opt.LatencyBound.String()
 	}
 	if opt.Hold > 0 {
 		l.state.Hold = opt.Hold.String()

@@ -58,6 +58,9 @@ pairs:
     disks: [{path: {{q .Image}}, format: raw, size: {{.State.Disk}}}]
 {{- end}}
     mode: {{.State.Mode}}
+{{- if or .State.Interval .State.Bound}}
+    epoch: { {{- with .State.Interval}}interval: {{.}}, {{end}}{{with .State.Bound}}latency_bound: {{.}}{{end -}} }
+{{- end}}
 {{- if .State.Hold}}
     hold: {min: {{.State.Hold}}, max: 10s}
 {{- else if eq .State.Accel "tcg"}}

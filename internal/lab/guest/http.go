@@ -92,8 +92,9 @@ func handler() http.Handler {
 		text(w, fmt.Sprintf(`{"service": "lab", "id": "%s", "ok": true}`, rand.Text()))
 	})
 	mux.HandleFunc("GET /fetch", fetch)
+	mux.HandleFunc("GET /job/{name}", job)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		text(w, "colod lab guest\n/static/SIZE /random?bytes=N /time /upload /counter /date /cookie /json /fetch?url=URL")
+		text(w, "colod lab guest\n/static/SIZE /random?bytes=N /time /upload /counter /date /cookie /json /fetch?url=URL /job/NAME?n=N")
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The clock would make every answer differ between the two guests.

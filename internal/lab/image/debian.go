@@ -19,7 +19,7 @@ import (
 const kernelMeta = "linux-image-cloud-amd64"
 
 // userland are the packages whose programs run in the guest.
-var userland = []string{"busybox-static", "openssh-server", "redis-server", "redis-tools", "iperf3"}
+var userland = []string{"busybox-static", "openssh-server", "redis-server", "redis-tools", "iperf3", "tcc"}
 
 // run starts a program and returns its output; its error carries what the
 // program said.

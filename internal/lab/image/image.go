@@ -4,8 +4,8 @@
 // apt-cache and dpkg-deb is used.
 //
 // The image is a kernel and an initial file system of two parts. The base holds
-// what comes from Debian (drivers, busybox, sshd, redis, iperf3 and their
-// libraries) together with keys made once; it is kept in the cache. The program
+// what comes from Debian (drivers, busybox, sshd, redis, iperf3, a C compiler
+// and their libraries) together with keys made once; it is kept in the cache. The program
 // that brings the guest up is the running colod binary itself ("colod lab
 // guest"), appended as a second archive at every build, so that guest and host
 // are always of one version.
@@ -35,7 +35,7 @@ const (
 
 // format changes whenever the base's content is put together differently, so
 // that an image cached by another version of colod is not taken for ours.
-const format = "2"
+const format = "3"
 
 // modules are the guest's drivers in loading order: virtio_ring has to come
 // before virtio, or the guest is left without network and disk.
@@ -63,8 +63,8 @@ var diskModules = []string{
 	"fs/ext4/ext4.ko",
 }
 
-// programs are the dynamically linked servers, by their path in the packages.
-var programs = []string{"/usr/sbin/sshd", "/usr/bin/redis-server", "/usr/bin/redis-cli", "/usr/bin/iperf3"}
+// programs are the dynamically linked servers and the compiler, by their path in the packages.
+var programs = []string{"/usr/sbin/sshd", "/usr/bin/redis-server", "/usr/bin/redis-cli", "/usr/bin/iperf3", "/usr/bin/tcc"}
 
 // applets are the busybox commands that exist as links in the guest.
 var applets = strings.Fields(`sh ash cat ls seq sleep echo date ps top ip ping ping6 wc dd sha256sum md5sum mkdir rm cp mv
