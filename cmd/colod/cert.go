@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"path/filepath"
 	"time"
 
@@ -44,11 +45,18 @@ func (c *cli) certCommand() *cobra.Command {
 
 	var nodeDir, caDir string
 	var nodeDays int
+	var addresses []net.IP
 	node := &cobra.Command{
-		Use:     "node NAME",
-		Short:   "Make a node's certificate and key: NAME.pem and NAME.key",
-		Example: `  colod cert node a --ca-dir /root/colod-ca --dir /etc/colod`,
-		Args:    rangeArgs(1, 1),
+		Use:   "node NAME",
+		Short: "Make a node's certificate and key: NAME.pem and NAME.key",
+		Long: `Node makes the certificate by which other nodes know NAME.
+
+With --address it is that of a member of etcd, which clients and other members know by
+its addresses. Members should have an authority of their own: who has a certificate of
+etcd's authority can write the records of who speaks.`,
+		Example: `  colod cert node a --ca-dir /root/colod-ca --dir /etc/colod
+  colod cert node member1 --address 198.51.100.11 --ca-dir /root/etcd-ca --dir /etc/etcd`,
+		Args: rangeArgs(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if !config.ValidNodeName(args[0]) {
 				return usageError(fmt.Errorf("%q is not a node name; use a DNS name such as a or host1.example.org", args[0]))
@@ -60,7 +68,12 @@ func (c *cli) certCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("%w; colod cert ca makes one", err)
 			}
-			n, err := a.Issue(args[0], validity(nodeDays))
+			var n *certs.Node
+			if len(addresses) > 0 {
+				n, err = a.IssueMember(args[0], addresses, validity(nodeDays))
+			} else {
+				n, err = a.Issue(args[0], validity(nodeDays))
+			}
 			if err != nil {
 				return err
 			}
@@ -73,6 +86,7 @@ func (c *cli) certCommand() *cobra.Command {
 	}
 	node.Flags().StringVar(&nodeDir, "dir", ".", "directory of the new files")
 	node.Flags().StringVar(&caDir, "ca-dir", "", "directory of ca.pem and ca.key (default: --dir)")
+	node.Flags().IPSliceVar(&addresses, "address", nil, "address of a member of etcd; may be given several times")
 	node.Flags().IntVar(&nodeDays, "days", 730, "validity in days, at most the authority's")
 	cmd.AddCommand(ca, node, c.certClientCommand())
 	return cmd

@@ -92,6 +92,20 @@ func (a *Authority) Issue(name string, validity time.Duration) (*Node, error) {
 	})
 }
 
+// IssueMember makes the certificate of a server that is known by its addresses
+// too, such as a member of etcd. name must be no node's: where one authority
+// signs both, the certificate would be good for that node.
+func (a *Authority) IssueMember(name string, addrs []net.IP, validity time.Duration) (*Node, error) {
+	if name == "" || len(addrs) == 0 {
+		return nil, fmt.Errorf("issue certificate of member %q: a name and an address are needed", name)
+	}
+	return a.issue(name, validity, &x509.Certificate{
+		DNSNames:    []string{name},
+		IPAddresses: addrs,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	})
+}
+
 // IssueClient makes the certificate of a caller of the API, who is no node:
 // the role is in a URI. name is shown in logs.
 func (a *Authority) IssueClient(name string, role *url.URL, validity time.Duration) (*Node, error) {

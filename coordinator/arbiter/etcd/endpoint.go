@@ -75,20 +75,14 @@ func (c *Config) clientTLS() (*tls.Config, error) {
 	if !pool.AppendCertsFromPEM(ca) {
 		return nil, fmt.Errorf("read the authority of etcd's certificates: no certificate in %s", c.TLS.CA)
 	}
-	files := c.TLS
-	load := func() (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(files.Cert, files.Key)
-		if err != nil {
-			return nil, fmt.Errorf("read certificate %s with key %s: %w", files.Cert, files.Key, err)
-		}
-		return &cert, nil
-	}
-	if _, err := load(); err != nil {
-		return nil, err
+	cert, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate %s with key %s: %w", c.TLS.Cert, c.TLS.Key, err)
 	}
 	return &tls.Config{
-		RootCAs: pool, ServerName: files.ServerName, MinVersion: tls.VersionTLS13,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() },
+		RootCAs: pool, ServerName: c.TLS.ServerName, MinVersion: tls.VersionTLS13,
+		// Also when etcd names authorities that this one is not of: its refusal says more than silence.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
 	}, nil
 }
 
@@ -110,11 +104,7 @@ func newEndpoint(ctx context.Context, index int, url string, cfg Config, conf *t
 		}))
 	}
 	if conf != nil {
-		creds := credentials.NewTLS(conf)
-		if conf.ServerName != "" {
-			creds = namedServer{creds, conf.ServerName}
-		}
-		opts = append(opts, grpc.WithTransportCredentials(creds))
+		opts = append(opts, grpc.WithTransportCredentials(newCredentials(&cfg, conf)))
 	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: []string{url}, Context: ctx, Logger: log, DialOptions: opts,
@@ -130,18 +120,30 @@ func newEndpoint(ctx context.Context, index int, url string, cfg Config, conf *t
 	return &endpoint{index: index, url: url, client: client, kv: kv}, nil
 }
 
-// namedServer expects one name in the certificate, whatever the endpoint's host is; clientv3 sees to the host only.
-type namedServer struct {
-	credentials.TransportCredentials
-	name string
+// freshTLS reads the files of the connection at each handshake, so that neither a new certificate nor a new authority needs a
+// restart. Files that cannot be used together, such as while they are being replaced, fail that handshake, and it is tried again.
+type freshTLS struct {
+	credentials.TransportCredentials // of what the files held at the start
+	cfg                              *Config
 }
 
-func (n namedServer) ClientHandshake(ctx context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return n.TransportCredentials.ClientHandshake(ctx, n.name, conn)
+func newCredentials(cfg *Config, conf *tls.Config) credentials.TransportCredentials {
+	return freshTLS{credentials.NewTLS(conf), cfg}
 }
 
-func (n namedServer) Clone() credentials.TransportCredentials {
-	return namedServer{n.TransportCredentials.Clone(), n.name}
+func (f freshTLS) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conf, err := f.cfg.clientTLS()
+	if err != nil {
+		return nil, nil, err
+	}
+	if conf.ServerName != "" { // one name in the certificate, whatever the endpoint's host is; clientv3 sees to the host only
+		authority = conf.ServerName
+	}
+	return credentials.NewTLS(conf).ClientHandshake(ctx, authority, conn)
+}
+
+func (f freshTLS) Clone() credentials.TransportCredentials {
+	return freshTLS{f.TransportCredentials.Clone(), f.cfg}
 }
 
 // wake makes a connection that waits to be tried again try now.

@@ -41,8 +41,8 @@ type Config struct {
 	// Prefix begins every key; it starts with a slash. Empty means /colod. Pairs of one cluster must have different
 	// names under one prefix.
 	Prefix string
-	// TLS are the files of the connection. The key pair is read again at every connection, so renewing it needs no
-	// restart; the authority is read once.
+	// TLS are the files of the connection. They are read again at every connection, so that neither a new certificate
+	// nor a new authority needs a restart.
 	TLS TLS
 	// Plain allows http endpoints, where anybody on the network can become a speaker. For tests.
 	Plain bool

@@ -285,3 +285,52 @@ func refusedWith(t *testing.T, what string, fn func(context.Context) error, want
 		}
 	}
 }
+
+// TestFilesReplaced: authority and certificate are those that the files hold when a connection is made.
+func TestFilesReplaced(t *testing.T) {
+	c := newCluster(t, 1)
+	good, err := c.Client("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := certs.NewAuthority("stranger", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := stranger.Issue("a", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	own := TLS{CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "a.pem"), Key: filepath.Join(dir, "a.key")}
+	if err := errors.Join(stranger.Save(own.CA, filepath.Join(dir, "ca.key")), node.Save(own.Cert, own.Key)); err != nil {
+		t.Fatal(err)
+	}
+	get := func(a *Arbiter) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := a.Get(ctx, "p")
+			return err
+		}
+	}
+	replace := func(from, to string) {
+		t.Helper()
+		data, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(to+".new", data, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(to+".new", to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := c.open(t, func(cfg *Config) { cfg.TLS = own })
+	refusedWith(t, "another authority", get(a), "is not signed by the authority in "+own.CA)
+	replace(good.CA, own.CA)
+	refusedWith(t, "certificate of a stranger", get(a), "refuses the certificate "+own.Cert)
+	replace(good.Cert, own.Cert)
+	refusedWith(t, "certificate without its key", get(a), "private key does not match")
+	replace(good.Key, own.Key)
+	must(t, a, arbiter.Record{}, record("p", 1, "a", ""))
+}

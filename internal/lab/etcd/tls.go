@@ -1,15 +1,10 @@
 package etcd
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -63,38 +58,11 @@ func (c *Cluster) makeCertificates() error {
 	return nil
 }
 
-// issue makes a member's certificate. Members are known by their address, which certs.Authority.Issue does not make.
+// issue makes a member's certificate. Members are known by their address.
 func (c *Cluster) issue(m *member) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	n, err := c.ca.IssueMember(m.Name, []net.IP{net.ParseIP(m.Address), net.IPv4(127, 0, 0, 1)}, 365*24*time.Hour)
 	if err != nil {
 		return err
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: m.Name},
-		DNSNames:     []string{m.Name, "localhost"},
-		IPAddresses:  []net.IP{net.ParseIP(m.Address), net.IPv4(127, 0, 0, 1)},
-		NotBefore:    now.Add(-5 * time.Minute),
-		NotAfter:     now.Add(365 * 24 * time.Hour),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.ca.Cert, key.Public(), c.ca.Key)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	n := certs.Node{
-		CertPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		KeyPEM:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
 	}
 	return n.Save(filepath.Join(m.dir, "cert.pem"), filepath.Join(m.dir, "key.pem"))
 }
