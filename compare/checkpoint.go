@@ -192,5 +192,5 @@ func (fl *flow) rebase(epoch uint32) {
 	if !quiet(fl.key.Kind) {
 		fl.d.said.reset()
 	}
-	fl.d.next, fl.d.mask, fl.d.count = 0, 0, 0
+	fl.d.next, fl.d.mask, fl.d.farMask = 0, 0, 0
 }

@@ -64,20 +64,31 @@ func (e *Engine) primaryDatagram(now int64, fl *flow, f *Frame) {
 
 func (e *Engine) releaseDatagram(now int64, fl *flow, f *Frame) {
 	if !quiet(fl.key.Kind) {
-		fl.d.mark(f.link.index)
-		e.mark(fl)
+		e.markDatagram(fl, f.link.index)
 	}
 	e.whole(now, f, WhyAgreed)
 }
 
-// mark puts the secondary's datagram index into the watermark. One too far ahead of the first that is missing
-// stays out of it: it may be sent twice after a takeover, never lost.
-func (d *dgramState) mark(index uint64) {
-	d.count++
+// markDatagram puts the secondary's datagram index into the next watermark of fl. Where it does not fit beside what is
+// there, that is told first: the other side hears of each, in however wild an order they leave.
+func (e *Engine) markDatagram(fl *flow, index uint64) {
+	if !fl.d.mark(index) {
+		if fl.sid != 0 {
+			e.watermark(fl)
+		}
+		fl.d.farMask = 0
+		fl.d.mark(index)
+	}
+	e.mark(fl)
+}
+
+// mark notes that the secondary's datagram index is released. False: it does not fit.
+func (d *dgramState) mark(index uint64) bool {
 	off := index - d.next
 	switch {
 	case index < d.next:
 	case off == 0:
+		d.told = false
 		d.next++
 		for d.mask&1 != 0 {
 			d.mask >>= 1
@@ -85,8 +96,18 @@ func (d *dgramState) mark(index uint64) {
 		}
 		d.mask >>= 1
 	case off <= 64:
+		d.told = false
 		d.mask |= 1 << (off - 1)
+	case d.farMask == 0:
+		// The first that is missing may be missing for ever: the primary's guest did not get the question.
+		d.far = index - 16 // the next may be a little before
+		d.farMask = 1 << 16
+	case index-d.far < 64:
+		d.farMask |= 1 << (index - d.far)
+	default:
+		return false
 	}
+	return true
 }
 
 // secondaryDatagram handles a datagram of the secondary's guest.

@@ -43,19 +43,28 @@ func (d *Describer) Watermark(w Watermark) {
 		}
 		return
 	}
-	released := func(index uint64) bool {
-		if index < w.Next {
-			return true
-		}
-		off := index - w.Next
-		return off >= 1 && off <= 64 && w.Mask&(1<<(off-1)) != 0
+	i := 0
+	for i < fl.dkept.len() && (*fl.dkept.at(i)).link.index < w.Next {
+		d.kept.remove(*fl.dkept.at(i))
+		d.free(*fl.dkept.at(i))
+		i++
 	}
-	for i := 0; i < fl.dkept.len(); {
+	fl.dkept.drop(i)
+	i = 0
+	for to := fl.dkept.len(); i < to; { // the first from w.From on
+		if mid := (i + to) / 2; (*fl.dkept.at(mid)).link.index < w.From {
+			i = mid + 1
+		} else {
+			to = mid
+		}
+	}
+	for w.Mask != 0 && i < fl.dkept.len() {
 		f := *fl.dkept.at(i)
-		if f.link.index > w.Next+64 {
+		off := f.link.index - w.From
+		if off > 63 {
 			break
 		}
-		if !released(f.link.index) {
+		if w.Mask&(1<<off) == 0 {
 			i++
 			continue
 		}

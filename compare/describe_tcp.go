@@ -318,8 +318,9 @@ func (d *Describer) Input(_ int64, p *frame.Parsed) {
 	if fl.born && !fl.mapped || fl.unaOK && p.Ack.AtMost(fl.una) {
 		return
 	}
-	if fl.known && p.Ack.After(fl.hi+1) || fl.mapped && !fl.known && p.Ack.After(fl.iss.Add(fl.seqOff+1)) {
-		return // of bytes that it cannot have
+	if fl.known && p.Ack.After(fl.hi+1) || fl.mapped && !fl.known && p.Ack.After(fl.iss.Add(fl.seqOff+1)) ||
+		!fl.known && !fl.mapped && p.Ack.After(fl.nxt+1) {
+		return // of bytes that it cannot have; the 1 is the FIN's, or a keepalive probe's
 	}
 	fl.una, fl.unaOK = p.Ack, true
 	for fl.kept.len() > 0 {

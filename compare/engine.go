@@ -356,8 +356,15 @@ func (e *Engine) watermark(fl *flow) {
 	if fl.key.Kind == frame.KindTCP {
 		w.Seq, w.Known, w.Ack, w.TSVal = t.rel, t.known, t.relAck, uint32(t.relTS)
 		fl.soft = false
+	} else if d := &fl.d; d.farMask != 0 {
+		w.Next, w.From, w.Mask = d.next, d.far, d.farMask
+		d.farMask = 0
+		if !d.told {
+			e.send(Message{Kind: MessageWatermark, Watermark: w})
+			w.From, w.Mask, d.told = d.next+1, d.mask, true
+		}
 	} else {
-		w.Next, w.Mask, w.Count = fl.d.next, fl.d.mask, fl.d.count
+		w.Next, w.From, w.Mask, d.told = d.next, d.next+1, d.mask, true
 	}
 	e.send(Message{Kind: MessageWatermark, Watermark: w})
 }

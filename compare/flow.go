@@ -53,7 +53,7 @@ type tcpState struct {
 	pOpt, sOpt synOptions
 
 	unaOK bool
-	una   frame.Num // highest acknowledgement by the client, never beyond rel
+	una   frame.Num // highest acknowledgement by the client, never beyond what it was sent
 
 	held   queue[*Frame] // waitData, by start
 	again  queue[*Frame] // waitAgain, by arrival
@@ -131,11 +131,13 @@ type rstMark struct {
 
 // dgramState is the state of a flow of datagrams.
 type dgramState struct {
-	held  queue[*Frame]
-	said  queue[said] // the secondary's that wait for a twin
-	next  uint64      // watermark: all of the secondary's below are released
-	mask  uint64
-	count uint64
+	held queue[*Frame]
+	said queue[said] // the secondary's that wait for a twin
+	// Watermark: all of the secondary's below next are released, and next+1+i where bit i of mask is set; told says that
+	// the other side knows. Of those further ahead, far+i where bit i of farMask is set; these are told once.
+	next, mask   uint64
+	told         bool
+	far, farMask uint64
 }
 
 // said is a datagram of the secondary.

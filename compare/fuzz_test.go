@@ -152,7 +152,7 @@ func FuzzDescriber(f *testing.F) {
 			case 7:
 				w.d.Message(&Message{Kind: MessageKind(s.n(6)), Announce: Announce{Key: keyOf(s.anyFrame()), Seq: frame.Num(s.u32())},
 					Ask:       Ask{Flow: uint32(s.n(6)), Seq: frame.Num(s.u32()), Len: uint32(s.n(256)), Index: uint64(s.n(9)), Fine: s.n(2) == 0},
-					Watermark: Watermark{Flow: uint32(s.n(6)), Kind: frame.Kind(s.n(9)), TSVal: s.u32(), Next: uint64(s.n(20)), Mask: uint64(s.n(256))}})
+					Watermark: Watermark{Flow: uint32(s.n(6)), Kind: frame.Kind(s.n(9)), TSVal: s.u32(), Next: uint64(s.n(20)), From: uint64(s.n(20)), Mask: uint64(s.n(256))}})
 			case 8:
 				if s.n(4) == 0 {
 					w.d.Reset(w.now)

@@ -37,7 +37,7 @@ func (e *Engine) flowOf(d *Descriptor) *flow {
 	case s.key.Kind != frame.KindTCP:
 		if fl.sid != 0 {
 			e.dropSaid(fl) // the secondary's node forgot the flow in between
-			fl.d.next, fl.d.mask = 0, 0
+			fl.d.next, fl.d.mask, fl.d.farMask = 0, 0, 0
 			e.retire(fl)
 		}
 	case !belongs(&fl.t, fl, d):

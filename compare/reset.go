@@ -54,8 +54,8 @@ func (e *Engine) clientTCP(fl *flow, p *frame.Parsed) {
 	if p.Flags&frame.ACK == 0 {
 		return
 	}
-	if t.known && p.Ack.After(t.rel) {
-		return // of bytes that it cannot have
+	if t.known && p.Ack.After(t.rel) || !t.known && (!t.hintOK || p.Ack.After(t.hint+1)) {
+		return // of bytes that it cannot have; the 1 is a keepalive probe's
 	}
 	if t.unaOK && p.Ack.AtMost(t.una) {
 		return

@@ -244,7 +244,7 @@ func (s *scene) news() {
 			if m.Watermark.Kind == frame.KindTCP {
 				fmt.Fprintf(&s.out, "A->B watermark ack %d\n", int32(uint32(m.Watermark.Ack)-s.p.ciss-1))
 			} else {
-				fmt.Fprintf(&s.out, "A->B watermark next %d mask %b count %d\n", m.Watermark.Next, m.Watermark.Mask, m.Watermark.Count)
+				fmt.Fprintf(&s.out, "A->B watermark next %d from %d mask %b\n", m.Watermark.Next, m.Watermark.From, m.Watermark.Mask)
 			}
 		}
 	}

@@ -330,8 +330,7 @@ func (e *Engine) unheard(fl *flow, index uint64) bool {
 	if fl.tol.uncompared < 0 {
 		return false
 	}
-	fl.d.mark(index)
-	e.mark(fl)
+	e.markDatagram(fl, index)
 	return true
 }
 

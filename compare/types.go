@@ -144,10 +144,9 @@ type Watermark struct {
 	Seq, Ack frame.Num
 	Known    bool // Seq is valid
 	TSVal    uint32
-	// Datagrams: all of the secondary's with Index < Next are released, and Next+1+i where bit i of Mask is set.
-	Next, Mask uint64
-	// Count is the number of datagrams released in this flow and epoch.
-	Count uint64
+	// Datagrams: all of the secondary's with Index < Next are released, and From+i where bit i of Mask is set. What one
+	// watermark has told need not be in a later one.
+	Next, From, Mask uint64
 }
 
 // DescriptorKind tells the kinds of Descriptor apart.

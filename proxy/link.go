@@ -155,7 +155,7 @@ type Hello struct {
 
 const (
 	helloMagic   = "colod-net"
-	wireVersion  = 1
+	wireVersion  = 2
 	helloReplyOK = 0
 )
 

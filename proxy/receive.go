@@ -173,7 +173,7 @@ func (s *secondary) message(p *Proxy, kind byte, body []byte) error {
 		if w.Kind == frame.KindTCP {
 			w.Seq, w.Ack, w.TSVal, w.Known = frame.Num(rd.u32()), frame.Num(rd.u32()), rd.u32(), rd.u8() != 0
 		} else {
-			w.Next, w.Mask, w.Count = rd.u64(), rd.u64(), rd.u64()
+			w.Next, w.From, w.Mask = rd.u64(), rd.u64(), rd.u64()
 		}
 		if err := rd.end(); err != nil {
 			return err

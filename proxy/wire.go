@@ -128,8 +128,8 @@ func (l *Link) engineMessage(m *compare.Message) {
 			b = append(b, flagBits(w.Known))
 		} else {
 			b = be.AppendUint64(b, w.Next)
+			b = be.AppendUint64(b, w.From)
 			b = be.AppendUint64(b, w.Mask)
-			b = be.AppendUint64(b, w.Count)
 		}
 		l.plain = b
 		l.end(at)

@@ -229,8 +229,8 @@ func (o *outcome) take(out *compare.Out) {
 			be.PutUint32(b[5:], uint32(w.Seq))
 			be.PutUint32(b[9:], uint32(w.Ack))
 			be.PutUint64(b[13:], w.Next)
-			be.PutUint64(b[21:], w.Mask)
-			be.PutUint64(b[29:], w.Count)
+			be.PutUint64(b[21:], w.From)
+			be.PutUint64(b[29:], w.Mask)
 			n = 37
 		}
 		o.msum = crc32.Update(o.msum, castagnoli, b[:n])
