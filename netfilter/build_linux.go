@@ -30,7 +30,11 @@ func (p *Path) build() error {
 	}
 	mine := tap != nil && (tap.Attrs().Alias == madeAlias(c.Owner) || tap.Attrs().Alias == adoptedAlias(c.Owner))
 	if tap != nil && !mine && !p.halfMade(tap) {
-		if err := p.links.checkTap(tap, c.Running); err != nil {
+		from := 0
+		if c.Running && c.FromBridge {
+			from = br.Attrs().Index
+		}
+		if err := p.links.checkTap(tap, c.Running, from); err != nil {
 			return err
 		}
 	}
@@ -61,7 +65,11 @@ func (p *Path) build() error {
 	}
 	p.guest = hook{c.Tap, uint32(tap.Attrs().Index), uint32(uplink.Attrs().Index)}
 	p.client = hook{c.Uplink, uint32(uplink.Attrs().Index), uint32(tap.Attrs().Index)}
-	if err := p.adoptRules(tap); err != nil {
+	first := Mute
+	if !mine && tap.Attrs().MasterIndex == br.Attrs().Index {
+		first = Pass // it speaks already, past us
+	}
+	if err := p.adoptRules(tap, first); err != nil {
 		return err
 	}
 	for _, l := range []netlink.Link{port, uplink, tap} {
@@ -70,6 +78,9 @@ func (p *Path) build() error {
 		}
 	}
 	p.links.awaitUp(port, uplink)
+	if tap.Attrs().MasterIndex != 0 {
+		return set("take out of its bridge", c.Tap, p.links.nl.LinkSetNoMaster(tap))
+	}
 	return nil
 }
 
@@ -197,8 +208,8 @@ func (p *Path) takeTap(tap netlink.Link) (netlink.Link, error) {
 	return tap, nil
 }
 
-// adoptRules takes over the filters that are there; where they are not those of a mode, it closes both hooks.
-func (p *Path) adoptRules(tap netlink.Link) error {
+// adoptRules takes over the filters that are there; where they are not those of a mode, it sets the first one.
+func (p *Path) adoptRules(tap netlink.Link, first Mode) error {
 	if tap.Attrs().Alias == adoptedAlias(p.cfg.Owner) || p.wasAdopted() {
 		if err := p.record.record(step{Undo: undoClsact, Link: p.cfg.Tap, Index: tap.Attrs().Index}); err != nil {
 			return &Error{Op: "add clsact to", Device: p.cfg.Tap, Err: err}
@@ -227,7 +238,7 @@ func (p *Path) adoptRules(tap netlink.Link) error {
 			return nil
 		}
 	}
-	return p.setMode(Mute)
+	return p.setMode(first)
 }
 
 // wasAdopted says whether the tap existed before us.

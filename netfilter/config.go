@@ -26,6 +26,9 @@ type Config struct {
 	// Running allows a tap which is not ours and has a reader: the guest is running already. It must not be the port of
 	// a bridge.
 	Running bool
+	// FromBridge allows such a tap to be a port of Bridge: it is taken out of it, and the path begins as Pass, so that the
+	// guest's connections go on. Remove and HandOver make it a port again.
+	FromBridge bool
 }
 
 // PortName is the name of the bridge's port.

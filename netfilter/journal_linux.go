@@ -38,6 +38,7 @@ type setting struct {
 	Up          bool   `json:"up"`
 	Alias       string `json:"alias"`
 	DisableIPv6 string `json:"disable_ipv6,omitempty"` // the sysctl's text
+	Bridge      string `json:"bridge,omitempty"`       // that it was a port of
 }
 
 // header is a journal's first line.

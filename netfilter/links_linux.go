@@ -71,8 +71,9 @@ func (l *links) bridge(name string) (netlink.Link, error) {
 	return br, nil
 }
 
-// checkTap says why an existing tap that is not marked as ours cannot be adopted.
-func (l *links) checkTap(tap netlink.Link, running bool) error {
+// checkTap says why an existing tap that is not marked as ours cannot be adopted. from is the index of the bridge that it
+// may be a port of, 0 for none.
+func (l *links) checkTap(tap netlink.Link, running bool, from int) error {
 	a := tap.Attrs()
 	refuse := func(why error, cure string) error {
 		return &Error{Op: "adopt tap", Device: a.Name, Err: why, Cure: cure}
@@ -85,7 +86,7 @@ func (l *links) checkTap(tap netlink.Link, running bool) error {
 		return refuse(fmt.Errorf("it %w: its alias is %q", ErrForeign, a.Alias),
 			"end that pair first, or choose another name in network.tap")
 	}
-	if a.MasterIndex != 0 {
+	if a.MasterIndex != 0 && a.MasterIndex != from {
 		master := fmt.Sprintf("device %d", a.MasterIndex)
 		if m, err := l.nl.LinkByIndex(a.MasterIndex); err == nil {
 			master = m.Attrs().Name
@@ -270,7 +271,7 @@ func (l *links) awaitUp(all ...netlink.Link) {
 // settings reads what we are about to change of a device.
 func (l *links) settings(link netlink.Link) *setting {
 	a := link.Attrs()
-	s := &setting{MTU: a.MTU, TxQLen: a.TxQLen, Up: a.Flags&net.FlagUp != 0, Alias: a.Alias}
+	s := &setting{Bridge: l.masterOf(link), MTU: a.MTU, TxQLen: a.TxQLen, Up: a.Flags&net.FlagUp != 0, Alias: a.Alias}
 	if text, err := os.ReadFile(ipv6Switch(a.Name)); err == nil {
 		s.DisableIPv6 = strings.TrimSpace(string(text))
 	}
@@ -345,6 +346,9 @@ func (l *links) restore(name string, index int, was *setting) error {
 		if err := os.WriteFile(ipv6Switch(name), []byte(was.DisableIPv6), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, &Error{Op: "restore IPv6 of", Device: name, Err: err})
 		}
+	}
+	if was.Bridge != "" {
+		errs = append(errs, l.enslave(link, was.Bridge))
 	}
 	return errors.Join(errs...)
 }
