@@ -10,37 +10,78 @@ import (
 	"colod/coordinator/config"
 )
 
-// DiskImage is the path of the guest's disk on a node.
-func (l *Lab) DiskImage(node string) string { return filepath.Join(l.nodeDir(node), "disk.raw") }
+// Disk is a further disk of the guest, which nothing in it uses by itself: /dev/vdb and so on.
+type Disk struct {
+	Size string `json:"size"` // such as "64M"
+	Kind string `json:"kind"` // "replicated" or "shared"
+	// Images are their paths, by node; of a shared disk all are one. The first node's must exist, unless the
+	// disk is replicated: then it is made.
+	Images map[string]string `json:"images"`
+}
 
-// makeDisk makes the disk of node a, with an empty file system. colod makes those of the other nodes.
-func (l *Lab) makeDisk(ctx context.Context) error {
-	fail := func(err error) error { return fmt.Errorf("make the guest's disk: %w", err) }
-	size, err := config.ParseSize(l.state.Disk)
-	if err != nil {
-		return fail(err)
+// DiskImage is the path of the guest's first disk on a node.
+func (l *Lab) DiskImage(node string) string {
+	if path := l.state.Images[node]; path != "" {
+		return path
 	}
-	path := l.DiskImage(NodeA)
+	return filepath.Join(l.nodeDir(node), "disk.raw")
+}
+
+// diskConfig is one disk in a node's configuration file.
+type diskConfig struct{ Path, Size, Kind string }
+
+// disks are those of the guest as a node's configuration has them.
+func (l *Lab) disks(node string) (all []diskConfig) {
+	if l.state.Disk != "" {
+		all = append(all, diskConfig{l.DiskImage(node), l.state.Disk, "replicated"})
+	}
+	for _, d := range l.state.MoreDisks {
+		all = append(all, diskConfig{d.Images[node], d.Size, d.Kind})
+	}
+	return all
+}
+
+// makeDisks makes the images of node a, with empty file systems. colod makes those of the other nodes.
+func (l *Lab) makeDisks(ctx context.Context) error {
+	for _, d := range l.disks(NodeA) {
+		if d.Kind != "replicated" {
+			continue
+		}
+		if err := makeDisk(ctx, d.Path, d.Size); err != nil {
+			return fmt.Errorf("make the guest's disk: %w", err)
+		}
+	}
+	return nil
+}
+
+func makeDisk(ctx context.Context, path, length string) error {
+	size, err := config.ParseSize(length)
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fail(err)
+		return err
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return fail(err)
+		return err
 	}
-	err = f.Truncate(int64(size))
+	st, err := f.Stat()
+	if err == nil && st.Size() != int64(size) {
+		err = f.Truncate(int64(size))
+	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	mkfs, err := exec.LookPath("mkfs.ext4")
 	if err != nil {
 		mkfs = "/sbin/mkfs.ext4" // not in the path of everybody
 	}
 	if out, err := exec.CommandContext(ctx, mkfs, "-q", "-F", path).CombinedOutput(); err != nil {
-		return fail(fmt.Errorf("%s: %w: %s (package e2fsprogs)", mkfs, err, out))
+		return fmt.Errorf("%s: %w: %s (package e2fsprogs)", mkfs, err, out)
 	}
 	return nil
 }

@@ -37,16 +37,20 @@ const DefaultName = "lab"
 
 // Options say what lab to make. The zero value of each field means its default.
 type Options struct {
-	Name     string // letters, digits and -, at most 15; DefaultName
-	Mode     string // mode of protection; "lockstep"
-	Native   bool   // one unprotected guest instead of a pair
-	Bare     bool   // the hosts only, without guest and daemons
-	SMP      int    // processors of the guest; 1
-	Memory   string // memory of the guest, as QEMU takes it; "256M"
-	Disk     string // size of a replicated disk with an ext4 file system for redis' data, such as "64M"; "": none
-	Accel    string // "kvm", "tcg", or "auto": the first that works; "auto"
-	Program  string // the colod binary for nodes and guest; this process's own
-	LogLevel string // of the daemons; "info"
+	Name   string // letters, digits and -, at most 15; DefaultName
+	Mode   string // mode of protection; "lockstep"
+	Native bool   // one unprotected guest instead of a pair
+	Bare   bool   // the hosts only, without guest and daemons
+	SMP    int    // processors of the guest; 1
+	Memory string // memory of the guest, as QEMU takes it; "256M"
+	Disk   string // size of a replicated disk with an ext4 file system for redis' data, such as "64M"; "": none
+	// Images are the paths of the disk on the nodes that do not have it in their own directory of the lab.
+	Images    map[string]string
+	MoreDisks []Disk
+	QEMU      string // binary of the pair\'s VMs; "qemu-system-x86_64"
+	Accel     string // "kvm", "tcg", or "auto": the first that works; "auto"
+	Program   string // the colod binary for nodes and guest; this process's own
+	LogLevel  string // of the daemons; "info"
 	// Encryption of the state stream between the nodes, "tls" or "plain". The
 	// lab's wire never leaves the machine; "plain".
 	Encryption string
@@ -81,26 +85,29 @@ type Lab struct {
 
 // state is what is kept of a lab in its directory.
 type state struct {
-	Name       string `json:"name"`
-	PID        int    `json:"pid"` // of the process that brings it up
-	Boot       string `json:"boot"`
-	Program    string `json:"program"`
-	Mode       string `json:"mode"`
-	Native     bool   `json:"native"`
-	Bare       bool   `json:"bare,omitempty"`
-	SMP        int    `json:"smp"`
-	Memory     string `json:"memory"`
-	Disk       string `json:"disk,omitempty"`
-	LogLevel   string `json:"log_level"`
-	Encryption string `json:"encryption"`
-	Interval   string `json:"interval,omitempty"`
-	Bound      string `json:"latency_bound,omitempty"`
-	Nodes      int    `json:"nodes"`
-	Registered bool   `json:"registered,omitempty"`
-	Paths      int    `json:"paths"`
-	Members    int    `json:"members,omitempty"` // of etcd; 0 with the file arbiter
-	NoRestart  bool   `json:"no_restart,omitempty"`
-	Timeout    string `json:"heartbeat_timeout"`
+	Name       string            `json:"name"`
+	PID        int               `json:"pid"` // of the process that brings it up
+	Boot       string            `json:"boot"`
+	Program    string            `json:"program"`
+	Mode       string            `json:"mode"`
+	Native     bool              `json:"native"`
+	Bare       bool              `json:"bare,omitempty"`
+	SMP        int               `json:"smp"`
+	Memory     string            `json:"memory"`
+	Disk       string            `json:"disk,omitempty"`
+	Images     map[string]string `json:"images,omitempty"`
+	MoreDisks  []Disk            `json:"more_disks,omitempty"`
+	QEMU       string            `json:"qemu,omitempty"`
+	LogLevel   string            `json:"log_level"`
+	Encryption string            `json:"encryption"`
+	Interval   string            `json:"interval,omitempty"`
+	Bound      string            `json:"latency_bound,omitempty"`
+	Nodes      int               `json:"nodes"`
+	Registered bool              `json:"registered,omitempty"`
+	Paths      int               `json:"paths"`
+	Members    int               `json:"members,omitempty"` // of etcd; 0 with the file arbiter
+	NoRestart  bool              `json:"no_restart,omitempty"`
+	Timeout    string            `json:"heartbeat_timeout"`
 	// Hold as Options has it, "" when it is not given; Tolerances as SetTolerances has them.
 	Hold       string   `json:"hold,omitempty"`
 	Tolerances []string `json:"tolerances,omitempty"`
@@ -278,9 +285,9 @@ func Up(ctx context.Context, opt Options) (_ *Lab, err error) {
 	l.state.Kernel, l.state.Initrd, l.state.Append = img.Kernel, img.Initrd, img.Append(seed)
 	if l.state.Disk != "" {
 		l.state.Append += " colod.disk=vda"
-		if err := l.makeDisk(ctx); err != nil {
-			return nil, err
-		}
+	}
+	if err := l.makeDisks(ctx); err != nil {
+		return nil, err
 	}
 	l.state.SSHKey, l.state.Known, l.state.CACert = img.SSHKey, img.Known, img.CACert
 	if l.state.Accel == "tcg" {
@@ -343,7 +350,7 @@ func (l *Lab) claim(opt Options) error {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	l.state = state{
 		Name: l.Name, PID: os.Getpid(), Boot: strings.TrimSpace(string(boot)), Program: opt.Program,
-		Mode: opt.Mode, Native: opt.Native, Bare: opt.Bare, SMP: opt.SMP, Memory: opt.Memory, Disk: opt.Disk,
+		Mode: opt.Mode, Native: opt.Native, Bare: opt.Bare, SMP: opt.SMP, Memory: opt.Memory, Disk: opt.Disk, Images: opt.Images, MoreDisks: opt.MoreDisks, QEMU: opt.QEMU,
 		LogLevel: opt.LogLevel, Encryption: opt.Encryption, Nodes: opt.Nodes, Registered: opt.Registered, Paths: opt.Paths, NoRestart: opt.NoRestart, Timeout: opt.Timeout.String(),
 	}
 	if opt.Arbiter == "etcd" {

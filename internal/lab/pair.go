@@ -44,6 +44,9 @@ pairs:
 {{- end}}
     network: {bridge: {{.Bridge}}, tap: vm0, mac: "{{.MAC}}"}
     vm:
+{{- if .State.QEMU}}
+      qemu: {{q .State.QEMU}}
+{{- end}}
       accel: {{.State.Accel}}
       cpu: {{q .CPU}}
       smp: {{.State.SMP}}
@@ -54,8 +57,11 @@ pairs:
 {{- if .State.Shim}}
       env: {LD_PRELOAD: {{q .State.Shim}}} # lets QEMU run COLO without KVM
 {{- end}}
-{{- if .State.Disk}}
-    disks: [{path: {{q .Image}}, format: raw, size: {{.State.Disk}}}]
+{{- if .Disks}}
+    disks:
+{{- range .Disks}}
+      - {path: {{q .Path}}, format: raw, size: {{.Size}}, kind: {{.Kind}}}
+{{- end}}
 {{- end}}
     mode: {{.State.Mode}}
 {{- if or .State.Interval .State.Bound}}
@@ -119,7 +125,7 @@ func (l *Lab) writeConfig(node string) error {
 		"Lab": l.Name, "Node": node, "Address": address(replNet, node), "Nodes": nodes, "Endpoints": l.endpoints(), "Unlisted": l.unlisted(node),
 		"StateDir": filepath.Join(dir, "state"), "RunDir": l.runDir(node), "Arbiter": filepath.Join(l.dir, "arbiter"),
 		"Timeout": l.state.Timeout, "LogLevel": l.state.LogLevel, "Pair": pairName, "Bridge": Bridge,
-		"MAC": GuestMAC, "CPU": cpuModel(l.state.Accel), "State": l.state, "Image": l.DiskImage(node), "Encryption": l.state.Encryption,
+		"MAC": GuestMAC, "CPU": cpuModel(l.state.Accel), "State": l.state, "Disks": l.disks(node), "Encryption": l.state.Encryption,
 	})
 	if err != nil {
 		return err
