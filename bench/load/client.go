@@ -30,6 +30,10 @@ type Outcome struct {
 	Max     float64 `json:"max_us"`
 	Again   int     `json:"again"` // datagrams sent again
 	CPU     float64 `json:"cpu_s"` // of the client
+	// Unserved are requests of an open loop that had no reply in the end.
+	Unserved int `json:"unserved,omitempty"`
+	// Parts are the rates of a load's parts, in operations a second.
+	Parts map[string]float64 `json:"parts,omitempty"`
 }
 
 // Kind is a load.
@@ -54,15 +58,17 @@ var Kinds = []Kind{
 
 // Find finds a load by its name.
 func Find(name string) (Kind, bool) {
-	i := slices.IndexFunc(Kinds, func(k Kind) bool { return k.Name == name })
+	all := slices.Concat(Kinds, GuestKinds)
+	i := slices.IndexFunc(all, func(k Kind) bool { return k.Name == name })
 	if i < 0 {
 		return Kind{}, false
 	}
-	return Kinds[i], true
+	return all[i], true
 }
 
 type client struct {
 	ip    string
+	guest Guest
 	each  time.Duration
 	start time.Time
 
@@ -72,8 +78,8 @@ type client struct {
 }
 
 // Run puts the load k on the servers at ip for the time each.
-func Run(k Kind, ip string, each time.Duration) (Outcome, error) {
-	c := &client{ip: ip, each: each, start: time.Now()}
+func Run(k Kind, ip string, each time.Duration, guest Guest) (Outcome, error) {
+	c := &client{ip: ip, guest: guest, each: each, start: time.Now()}
 	errs := make(chan error, k.Conns)
 	for range k.Conns {
 		go func() { errs <- k.run(c) }()

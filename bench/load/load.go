@@ -51,6 +51,10 @@ func Main(args []string, stderr io.Writer) int {
 	ip := fs.String("ip", "", "address of the servers")
 	name := fs.String("kind", "", "load to put on them")
 	each := fs.Duration("time", time.Second, "how long")
+	var guest Guest
+	fs.IntVar(&guest.Rate, "rate", 100, "requests a second of http-open")
+	fs.StringVar(&guest.Key, "key", "", "private key for scp")
+	fs.StringVar(&guest.Known, "known", "", "known_hosts for scp")
 	fs.StringVar(&congestion, "congestion", "", "TCP congestion control; empty for the kernel's default")
 	if err := fs.Parse(args); err != nil {
 		return 2
@@ -69,7 +73,7 @@ func Main(args []string, stderr io.Writer) int {
 	if !ok {
 		return fail(fmt.Errorf("no load %q", *name))
 	}
-	out, err := Run(k, *ip, *each)
+	out, err := Run(k, *ip, *each, guest)
 	if err != nil {
 		return fail(err)
 	}
