@@ -1,5 +1,3 @@
-//go:build web
-
 package coordinator
 
 import (
@@ -9,7 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"testing"
 	"time"
 
@@ -20,9 +18,6 @@ import (
 	"colod/internal/loghist"
 	"colod/proxy"
 )
-
-// Chromium as Debian installs it.
-const chromium = "/usr/bin/chromium"
 
 // busy is a data path with traffic: some thousand frames a second.
 func busy(d *fakeData) {
@@ -87,115 +82,38 @@ func TestPage(t *testing.T) {
 	p.start("b")
 	p.protected("a", "b")
 	busy(a.plat.dataPath())
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-
-	b, err := browser.Start(chromium, 1280, 900)
+	err = browser.Run(ctx, browser.Script{
+		Name: "page.mjs", Log: func(s string) { t.Log(s) },
+		Env: []string{"COLOD_URL=https://" + address + "/", "COLOD_READ=" + readToken, "COLOD_OPERATE=" + opToken},
+		Answers: browser.Answers{
+			"diverge": func(n string) (string, error) {
+				last, err := strconv.ParseUint(n, 10, 32)
+				for id := range uint32(last) {
+					diverge(a.plat.dataPath(), id+1)
+				}
+				return "", err
+			},
+			"protected": func(string) (string, error) {
+				p.awaitState("a", "protected", "speaker")
+				return "", nil
+			},
+			"fail": func(reason string) (string, error) {
+				p.vm("a").die(reason)
+				return "", nil
+			},
+			"protected again": func(string) (string, error) {
+				p.protected("b", "a")
+				return "", nil
+			},
+			"stop": func(string) (string, error) {
+				a.stop(t)
+				return "", nil
+			},
+		},
+	})
 	if err != nil {
-		t.Fatal(err)
+		t.Errorf("%v; log:\n%s", err, a.log)
 	}
-	defer func() {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	page := "https://" + address + "/"
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%v; the page complains of %q; log:\n%s", err, b.Problems(), a.log)
-		}
-	}
-	await := func(expression string) { t.Helper(); must(b.Await(ctx, expression)) }
-	run := func(expression string) { t.Helper(); must(b.Eval(expression, nil)) }
-	picture := func(name string) {
-		t.Helper()
-		if dir := os.Getenv("COLOD_PICTURES"); dir != "" {
-			must(b.Picture(filepath.Join(dir, name+".png"), true))
-		}
-	}
-	signIn := func(token string) {
-		t.Helper()
-		await("!document.getElementById('login').hidden")
-		run(fmt.Sprintf("document.getElementById('token').value = %q; document.querySelector('#login-form button').click()", token))
-		await("document.getElementById('live').textContent === 'live'")
-	}
-	must(b.Go(page))
-	await("document.readyState === 'complete' && document.getElementById('live').textContent === 'not signed in'")
-	picture("login")
-
-	// To look is not to operate.
-	signIn(readToken)
-	await("document.getElementById('who').textContent === 'viewer, may read'")
-	await("document.getElementById('pair-state').textContent === 'protected'")
-	await("document.getElementById('actions').hidden")
-	await("document.querySelectorAll('#events tbody tr').length > 0")
-
-	// Values change.
-	var first string
-	must(b.Eval("document.getElementById('facts').textContent", &first))
-	await(fmt.Sprintf("document.getElementById('facts').textContent !== %q", first))
-	await("document.querySelector('.chart .line0').getAttribute('d').length > 20")
-
-	// Divergences and their reports.
-	for id := uint32(1); id <= 12; id++ {
-		diverge(a.plat.dataPath(), id)
-	}
-	await("document.querySelectorAll('#divergences .bar').length > 1")
-	await("document.querySelectorAll('#reports tbody tr').length > 0")
-	p.awaitState("a", "protected", "speaker")
-
-	// Out, and in again with the other role.
-	run("document.getElementById('leave').click()")
-	signIn(opToken)
-	await("!document.getElementById('actions').hidden")
-	run("[...document.querySelectorAll('#actions button')].find(b => b.textContent === 'Checkpoint').click()")
-	await("document.getElementById('confirm').open")
-	picture("confirm")
-	run("document.getElementById('confirm-yes').click()")
-	await("document.getElementById('action-outcome').textContent.startsWith('Checkpoint: done')")
-
-	if os.Getenv("COLOD_PICTURES") != "" {
-		for id := uint32(13); id <= 40; id++ {
-			diverge(a.plat.dataPath(), id)
-			time.Sleep(500 * time.Millisecond)
-		}
-		picture("light")
-		must(b.Dark(true))
-		picture("dark")
-		must(b.Resize(420, 900))
-		picture("narrow")
-		must(b.Resize(1280, 900))
-		must(b.Dark(false))
-	}
-
-	// A failover, with a reason that is not to become markup or more.
-	p.vm("a").die("<img src=x onerror=alert(1)>\x1b[31m\u202e<script>alert(2)</script>")
-	await("[...document.querySelectorAll('#roles .node')].some(n => n.textContent.startsWith('b') && n.textContent.includes('speaker'))")
-	await("document.getElementById('events').textContent.includes('<img src=x')")
-	p.protected("b", "a")
-	await("document.getElementById('pair-state').textContent === 'protected'")
-	picture("failover")
-	var markup bool
-	must(b.Eval("document.querySelectorAll('main img, main script, table img').length > 0 || document.body.textContent.includes('\\u202e')", &markup))
-	if markup {
-		t.Error("a reason became markup, or turns the text around")
-	}
-
-	// Everything in order.
-	if problems := b.Problems(); len(problems) > 0 {
-		t.Errorf("the page complains: %q", problems)
-	}
-	for _, r := range b.Requests() {
-		if !strings.HasPrefix(r, page) {
-			t.Errorf("the page asked for %s", r)
-		}
-	}
-	if len(b.Requests()) < 10 {
-		t.Errorf("requests: %q", b.Requests())
-	}
-
-	// The node goes away, and the page says so.
-	a.stop(t)
-	await("document.getElementById('live').textContent === 'not answering'")
 }

@@ -3,88 +3,194 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"colod/coordinator"
+	"colod/internal/browser"
 	"colod/internal/lab"
-	rec "colod/internal/record"
+	"colod/internal/lab/image"
 	"colod/internal/report"
 )
 
-// ask gets a page of the guest as a client does.
-func ask(t *testing.T, l *lab.Lab, path string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if out, err := l.Command(ctx, "client", "curl", "-s", "-S", "-o", "/dev/null", "http://192.0.2.10"+path).CombinedOutput(); err != nil {
-		t.Fatalf("get %s: %v %s", path, err, out)
+// reportLab is a protected pair whose differences are told by their bytes: a slower copy is waited for so long that its silence
+// does not come first.
+type reportLab struct {
+	t *testing.T
+	*lab.Lab
+	began time.Time
+	seen  []*report.Report // chosen ones, for the exports
+}
+
+// TestReports: what an operator is told of divergences, on a real pair: causes, formats, a recording and its replay, a
+// tolerance, and the page.
+func TestReports(t *testing.T) {
+	r := &reportLab{t: t, Lab: up(t, "report", lab.Options{Hold: time.Second}), began: time.Now().Add(-time.Second)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(r.Logs(60))
+		}
+	})
+	for _, part := range []struct {
+		name string
+		fn   func(*testing.T)
+	}{{"causes", r.causes}, {"formats", r.formats}, {"replay", r.replay}, {"page", r.page}, {"tolerance", r.tolerance}} {
+		t.Run(part.name, func(t *testing.T) {
+			r.t = t
+			part.fn(t)
+		})
 	}
 }
 
-// TestReportOfCookie: cookies that the two guests draw differ; the report names them, with the exact place, both sides'
-// bytes and what the checkpoint cost. A recording of it is replayed with the same answers.
-func TestReportOfCookie(t *testing.T) {
-	l := protected(t)
-	giveUpIfFailed(t, l)
-	st := status(t, l)
-	c := coordinator.NewClient(l.Socket(st.Speaker))
-	path := filepath.Join(t.TempDir(), "x.rec")
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
+// protected waits for the pair, and returns its state.
+func (r *reportLab) protected() *lab.Status {
+	r.t.Helper()
+	if err := r.AwaitState(r.t.Context(), "protected"); err != nil {
+		r.t.Fatal(err)
 	}
-	recorded := make(chan error, 1)
-	go func() {
-		_, err := c.Record(t.Context(), st.Pair, 10*time.Second, out)
-		recorded <- err
-	}()
-	began := time.Now().Add(-time.Second)
-	var found *report.Report
-	asked := 0
-	for end := time.Now().Add(5 * time.Minute); found == nil && time.Now().Before(end); asked++ {
-		ask(t, l, "/cookie")
-		err := c.Reports(t.Context(), st.Pair, report.Filter{Since: began}, func(r *report.Report) error {
-			if r.Cause.Kind == report.KindHTTPCookie && r.Position.Exact && r.Checkpoint != nil {
-				found = r
+	return status(r.t, r.Lab)
+}
+
+// client runs a command on the client's host and returns what it said. It may fail: a client that asks a guest whose
+// host dies is not the matter here.
+func (r *reportLab) client(argv ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	defer cancel()
+	return r.Command(ctx, lab.Client, argv...).Output()
+}
+
+// curl gets a page with its head.
+func (r *reportLab) curl(path string) []byte {
+	r.t.Helper()
+	out, err := r.client("curl", "-s", "-S", "-i", "http://"+image.GuestIPv4+path)
+	if err != nil {
+		r.t.Fatalf("get %s: %v", path, err)
+	}
+	return out
+}
+
+// speaker is the API of the node that writes the reports.
+func (r *reportLab) speaker() (*coordinator.Client, *lab.Status) {
+	r.t.Helper()
+	st := status(r.t, r.Lab)
+	return coordinator.NewClient(r.Socket(st.Speaker)), st
+}
+
+// reports are those since a time that ok admits.
+func (r *reportLab) reports(since time.Time, ok func(*report.Report) bool) []*report.Report {
+	r.t.Helper()
+	c, st := r.speaker()
+	var all []*report.Report
+	err := c.Reports(r.t.Context(), st.Pair, report.Filter{Since: since}, func(x *report.Report) error {
+		if ok(x) {
+			all = append(all, x)
+		}
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return all
+}
+
+// until provokes a divergence until a report is there that ok admits and whose checkpoint is known.
+func (r *reportLab) until(what string, provoke func(), ok func(*report.Report) bool) *report.Report {
+	r.t.Helper()
+	began := time.Now()
+	for tries := 1; time.Since(began) < 5*time.Minute; tries++ {
+		r.protected()
+		provoke()
+		// A report is written when its checkpoint is over and its bytes are here, or a second later.
+		for asked := time.Now(); time.Since(asked) < 2500*time.Millisecond; time.Sleep(100 * time.Millisecond) {
+			all := r.reports(began.Add(-time.Second), func(x *report.Report) bool { return x.Checkpoint != nil && ok(x) })
+			if len(all) > 0 {
+				r.t.Logf("%s: report %d after %d tries and %.1f s", what, all[0].Number, tries, time.Since(began).Seconds())
+				r.seen = append(r.seen, all[0])
+				return all[0]
 			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
 		}
 	}
-	if found == nil {
-		t.Fatalf("%d cookies, and no report of a difference: %+v", asked, status(t, l).Divergences)
+	got := map[string]int{}
+	for _, x := range r.reports(began, func(*report.Report) bool { return true }) {
+		got[x.Reason+" "+x.Cause.Kind+" "+x.Cause.Field+" "+x.Flow.Service]++
 	}
-	b := found.Bytes
-	if found.Cause.Field != "sid" || b == nil || !bytes.Contains(b.Primary[:b.At], []byte("sid=")) || b.Primary[b.At] == b.Secondary[b.At] ||
-		!bytes.Equal(b.Primary[:b.At], b.Secondary[:b.At]) || !found.Position.Absolute || int(found.Position.Stream) != b.At {
-		t.Errorf("report %+v, bytes %+v", found, b)
+	r.t.Fatalf("%s: no such report; there are %v", what, got)
+	return nil
+}
+
+// export runs colod report export as an operator does.
+func (r *reportLab) export(format, path string) {
+	r.t.Helper()
+	st := status(r.t, r.Lab)
+	args := []string{"report", "export", st.Pair, "--format", format, "-o", path, "--since", r.began.UTC().Format(time.RFC3339), "--socket", r.Socket(st.Speaker)}
+	if out, err := exec.CommandContext(r.t.Context(), program, args...).CombinedOutput(); err != nil {
+		r.t.Fatalf("colod %s: %v: %s", strings.Join(args, " "), err, out)
 	}
-	if found.Checkpoint.StopMS <= 0 || found.Checkpoint.Bytes == 0 || found.Timing.Primary == nil || found.Flow.Service != "http" {
-		t.Errorf("checkpoint %+v, timing %+v, flow %+v", found.Checkpoint, found.Timing, found.Flow)
+}
+
+// formats: each of the divergences that were seen is in all four formats, with its cause and its place.
+func (r *reportLab) formats(t *testing.T) {
+	dir := t.TempDir()
+	if pictures := os.Getenv("COLOD_PICTURES"); pictures != "" {
+		dir = pictures
 	}
-	if err := <-recorded; err != nil {
-		t.Fatal(err)
+	for _, format := range []string{"text", "json", "html", "pcapng"} {
+		r.export(format, filepath.Join(dir, "divergences."+format))
 	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
+	text, page := readFile(filepath.Join(dir, "divergences.text")), readFile(filepath.Join(dir, "divergences.html"))
+	objects := map[uint64]*report.Report{}
+	for line := range strings.Lines(readFile(filepath.Join(dir, "divergences.json"))) {
+		x := new(report.Report)
+		if err := json.Unmarshal([]byte(line), x); err != nil {
+			t.Fatal(err)
+		}
+		objects[x.Number] = x
 	}
-	in, err := os.Open(path)
+	var errs bytes.Buffer
+	tshark := exec.CommandContext(t.Context(), "tshark", "-n", "-r", filepath.Join(dir, "divergences.pcapng"), "-T", "fields", "-E", "separator=|",
+		"-e", "frame.interface_name", "-e", "frame.comment", "-e", "_ws.malformed")
+	tshark.Stderr = &errs
+	out, err := tshark.Output()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("tshark: %v: %s", err, errs.String())
 	}
-	defer in.Close()
-	res, err := rec.Replay(in, rec.Options{})
+	comments := strings.Split(string(out), "\n")
+	if len(page) > 5<<20 || len(objects) < len(r.seen) {
+		t.Errorf("page of %d bytes, %d objects", len(page), len(objects))
+	}
+	for _, x := range r.seen {
+		head := fmt.Sprintf("report %d: %s", x.Number, x.Cause.Title)
+		if _, rest, ok := strings.Cut(text, head); !ok || x.Position.Exact && !strings.Contains(rest[:min(len(rest), 1000)], fmt.Sprintf("byte %d of the connection", x.Position.Stream)) {
+			t.Errorf("text: no %q with its position", head)
+		}
+		if o := objects[x.Number]; o == nil || o.Cause != x.Cause || o.Position != x.Position {
+			t.Errorf("json: report %d is %+v", x.Number, o)
+		}
+		if !strings.Contains(page, x.Cause.Title) || !strings.Contains(page, fmt.Sprintf(`id="r%d"`, x.Number)) {
+			t.Errorf("html: nothing of report %d, %s", x.Number, x.Cause.Kind)
+		}
+		for _, side := range []string{"primary", "secondary"} {
+			want := fmt.Sprintf("colod report %d, %s: %s", x.Number, side, x.Cause.Title)
+			if !slices.ContainsFunc(comments, func(c string) bool { return strings.HasPrefix(c, side+"|"+want) }) {
+				t.Errorf("pcapng: tshark shows no comment %q at a frame of the %s", want, side)
+			}
+		}
+	}
+	err = browser.Run(t.Context(), browser.Script{
+		Name: "view.mjs", Env: []string{"COLOD_URL=file://" + filepath.Join(dir, "divergences.html"), "COLOD_NAME=divergences"},
+		Answers: browser.Answers{"seen": func(what string) (string, error) {
+			t.Logf("Chromium shows %s", what)
+			return "", nil
+		}},
+	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d cookies; report %d; %v recorded in %d events, replayed in %v: %d frames, %d divergences", asked, found.Number, res.Length, res.Events, res.Took,
-		res.Replayed.Releases, res.Replayed.Divergences)
-	if !res.Same || !res.Whole || res.Replayed.Releases == 0 {
-		t.Errorf("same %t, whole %t: %s", res.Same, res.Whole, res.First)
+		t.Error(err)
 	}
 }

@@ -1,0 +1,183 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"colod/internal/lab"
+	"colod/internal/lab/client"
+	"colod/internal/lab/image"
+	"colod/internal/report"
+)
+
+// headers are the lengths, in bytes, of what is before the stream's bytes in an Ethernet frame of an established connection
+// over IPv4: TCP has its time stamps.
+const headers = 14 + 20 + 32
+
+// causes are seven differences of real software, each told by its name, with the exact place where bytes differ.
+func (r *reportLab) causes(t *testing.T) {
+	is := func(kind string) func(*report.Report) bool {
+		return func(x *report.Report) bool { return x.Cause.Kind == kind && (x.Bytes == nil || x.Position.Exact) }
+	}
+	// What the client gets beside the head of the answer is the primary's: so it is known independently of the report.
+	answers := map[string]bool{}
+	ask := func(path string) func() {
+		return func() { answers[string(r.curl(path))] = true }
+	}
+	// position checks the place of the first difference against what a client got.
+	position := func(x *report.Report) {
+		t.Helper()
+		b, p := x.Bytes, x.Position
+		if b == nil || !p.Exact || !p.Absolute || b.At >= len(b.Primary) || b.At >= len(b.Secondary) ||
+			b.Primary[b.At] == b.Secondary[b.At] || !bytes.Equal(b.Primary[:b.At], b.Secondary[:b.At]) {
+			t.Fatalf("report %d: position %+v, bytes %+v", x.Number, p, b)
+		}
+		if p.Frame != headers+int(p.Stream) {
+			t.Errorf("report %d: byte %d of the stream is byte %d of the frame, want %d", x.Number, p.Stream, p.Frame, headers+int(p.Stream))
+		}
+		got := func(answer string) bool {
+			from := int(p.Stream) - b.At
+			return from >= 0 && from+len(b.Primary) <= len(answer) && answer[from:from+len(b.Primary)] == string(b.Primary)
+		}
+		for a := range answers {
+			if got(a) {
+				return
+			}
+		}
+		t.Errorf("report %d: no client got %q at byte %d of its stream", x.Number, b.Primary, int(p.Stream)-b.At)
+	}
+
+	date := r.until("HTTP Date", ask("/date"), is(report.KindHTTPDate))
+	position(date)
+	if !bytes.Contains(date.Bytes.Primary[:date.Bytes.At], []byte("\r\nDate: ")) || !date.Cause.Sure || date.Flow.Service != "http" {
+		t.Errorf("date: %+v in %q", date.Cause, date.Bytes.Primary[:date.Bytes.At])
+	}
+
+	cookie := r.until("cookie", ask("/cookie"), is(report.KindHTTPCookie))
+	position(cookie)
+	if !bytes.Contains(cookie.Bytes.Primary[:cookie.Bytes.At], []byte("sid=")) || cookie.Cause.Field != "sid" {
+		t.Errorf("cookie: %+v in %q", cookie.Cause, cookie.Bytes.Primary)
+	}
+	if c := cookie.Checkpoint; c.StopMS <= 0 || c.Bytes == 0 || cookie.Timing.Primary == nil || cookie.Timing.Secondary == nil {
+		t.Errorf("cookie: checkpoint %+v, timing %+v", c, cookie.Timing)
+	}
+
+	// The server's first record: 5 bytes of its head, 4 of the message's, 2 of the version, then 32 random bytes (RFC 8446).
+	hello := r.until("TLS handshake", func() {
+		if _, err := r.client("curl", "-s", "-o", "/dev/null", "--cacert", r.CACert(), "https://"+image.GuestIPv4+"/static/1k"); err != nil {
+			t.Fatalf("https: %v", err)
+		}
+	}, func(x *report.Report) bool {
+		return is(report.KindTLSHello)(x) && x.Position.Absolute && x.Cause.Field == "ServerHello random"
+	})
+	if p := hello.Position; p.Stream < 11 || p.Stream > 11+31 || p.Frame != headers+int(p.Stream) || hello.Bytes.Primary[hello.Bytes.At] == hello.Bytes.Secondary[hello.Bytes.At] {
+		t.Errorf("TLS: %+v", p)
+	}
+
+	// After the version line a packet: length, padding, message number, then 16 bytes of cookie (RFC 4253).
+	kex := r.until("ssh key exchange", func() {
+		argv := append(append([]string{"ssh"}, client.SSHArgs(r.SSHKey(), r.KnownHosts())...), "root@"+image.GuestIPv4, "true")
+		if _, err := r.client(argv...); err != nil {
+			t.Fatalf("ssh: %v", err)
+		}
+	}, func(x *report.Report) bool {
+		return is(report.KindSSHKex)(x) && x.Bytes != nil && x.Cause.Field == "KEXINIT cookie"
+	})
+	version := bytes.IndexByte(kex.Bytes.Primary, '\n') + 1
+	if p := kex.Position; !p.Absolute || version < 9 || int(p.Stream) < version+6 || int(p.Stream) > version+21 || p.Frame != headers+int(p.Stream)-version {
+		t.Errorf("ssh: %+v, version line of %d bytes", p, version)
+	}
+
+	// A server at the client's side, which the guest asks: each copy opens the connection from a port of its own.
+	const port = 8099
+	server := r.Command(t.Context(), lab.Client, "socat", fmt.Sprintf("TCP-LISTEN:%d,fork,reuseaddr,bind=%s", port, lab.ClientIPv4),
+		`SYSTEM:while read -r l && [ ${#l} -gt 1 ]; do :; done; printf 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok'`)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	}()
+	outgoing := r.until("ephemeral port", func() {
+		// It may come before socat listens, and fail.
+		_, _ = r.client("curl", "-s", "-m", "30", fmt.Sprintf("http://%s/fetch?url=http://%s:%d/", image.GuestIPv4, lab.ClientIPv4, port))
+	}, is(report.KindEphemeralPort))
+	if f := outgoing.Flow; !f.Outgoing || f.PeerPort != port || f.Peer != lab.ClientIPv4 || f.GuestPort < 1024 {
+		t.Errorf("ephemeral port: %+v", f)
+	}
+
+	// Eight ask at the same time: who is counted first is decided by each copy's threads. A connection opened in the
+	// race has its own stream, so the answers of all are kept.
+	counter := r.until("counter race", func() {
+		out, err := r.client("curl", "-s", "-i", "--parallel", "--parallel-immediate", "--parallel-max", "8", "http://"+image.GuestIPv4+"/counter?[1-16]")
+		if err != nil {
+			t.Fatalf("counters: %v", err)
+		}
+		for _, a := range strings.SplitAfter(string(out), "HTTP/1.1 ") {
+			answers["HTTP/1.1 "+strings.TrimSuffix(a, "HTTP/1.1 ")] = true
+		}
+	}, func(x *report.Report) bool { return is(report.KindCounter)(x) && x.Position.Absolute })
+	position(counter)
+
+	// The secondary stands still for longer than the hold budget, and not so long that it counts as hung.
+	lag := r.until("lagging secondary", func() {
+		st := r.protected()
+		standby := st.Standby
+		if standby == "" {
+			return // it has just been lost
+		}
+		budget := time.Duration(st.Path.BudgetMS * float64(time.Millisecond))
+		if budget > 1600*time.Millisecond {
+			time.Sleep(time.Second) // it follows the cost of the last checkpoint, and comes down again
+			return
+		}
+		vm, err := r.VM(standby)
+		if err != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		get := r.Command(ctx, lab.Client, "curl", "-s", "-o", "/dev/null", "http://"+image.GuestIPv4+"/static/20k")
+		freeze(t, vm, budget+300*time.Millisecond, get)
+	}, func(x *report.Report) bool {
+		return x.Cause.Kind == report.KindLag && x.Flow.Service == "http" && !x.Flow.Outgoing
+	})
+	if lag.Reason != "silence-secondary" || lag.Timing.HeldUS < int64(time.Second/time.Microsecond) || lag.Bytes != nil || lag.Position.Exact {
+		t.Errorf("lag: %+v", lag)
+	}
+
+	kinds := map[string]bool{}
+	for _, x := range r.seen {
+		kinds[x.Cause.Kind] = true
+		if x.Cause.Advice == "" || x.Checkpoint == nil {
+			t.Errorf("report %d: no advice or no checkpoint: %+v", x.Number, x)
+		}
+	}
+	if len(kinds) != 7 {
+		t.Errorf("causes: %v", slices.Sorted(maps.Keys(kinds)))
+	}
+}
+
+// freeze stops a process for a time in which a client asks.
+func freeze(t *testing.T, pid int, d time.Duration, client *exec.Cmd) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return // it has just ended
+	}
+	err := client.Start()
+	time.Sleep(d)
+	_ = syscall.Kill(pid, syscall.SIGCONT) // it may have been ended for that
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = client.Wait() // how it fares is not the matter here
+}

@@ -1,0 +1,234 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"colod/internal/browser"
+	"colod/internal/lab"
+	"colod/internal/lab/client"
+	"colod/internal/lab/image"
+	rec "colod/internal/record"
+	"colod/internal/report"
+)
+
+// mixture is what a busy guest does: streams both ways, small answers, encrypted ones, and some that cannot agree.
+func (r *reportLab) mixture() []client.Load {
+	return []client.Load{
+		{Kind: client.Echo, Rate: 64 << 10},
+		{Kind: client.UDPEcho, Rate: 20},
+		{Kind: client.Download, Size: 256 << 10, Rate: 256 << 10},
+		{Kind: client.Upload, Size: 64 << 10, Rate: 64 << 10},
+		{Kind: client.Counter, Rate: 20},
+		{Kind: client.Redis, Rate: 20},
+		{Kind: client.Random, Size: 2000, Rate: 2},
+	}
+}
+
+// replay: a recording of real load gives the same answers again, in a tenth of the time.
+func (r *reportLab) replay(t *testing.T) {
+	r.protected()
+	c, st := r.speaker()
+	s, err := r.Client(t.Context(), r.mixture())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	length := time.Duration(rounds(10, 60)) * time.Second
+	path := filepath.Join(t.TempDir(), "x.rec")
+	out, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := c.Record(t.Context(), st.Pair, length, out)
+	if err := errors.Join(err, out.Close()); err != nil {
+		t.Fatal(err)
+	}
+	reports, err := s.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range reports {
+		if !x.Clean() {
+			t.Errorf("client %s: %+v", x.Name, x)
+		}
+	}
+	in, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	res, err := rec.Replay(in, rec.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	speed := res.Length.Seconds() / res.Took.Seconds()
+	t.Logf("%v recorded in %d events and %d bytes, replayed in %v (%.0f times as fast): %d frames, %d divergences %v, %d checkpoints", res.Length, res.Events, size, res.Took, speed,
+		res.Replayed.Releases, res.Replayed.Divergences, res.Replayed.ByReason, res.Replayed.Checkpoints)
+	if !res.Same || !res.Whole || res.Replayed.Releases == 0 || res.Replayed.Divergences == 0 || res.Length < length*9/10 {
+		t.Errorf("same %t, whole %t, %v: %s", res.Same, res.Whole, res.Length, res.First)
+	}
+	// How fast is shown on a machine that does nothing else.
+	if long && speed < 10 {
+		t.Errorf("replay is %.1f times as fast as the load was, want ten times", speed)
+	}
+	record(t, map[string]any{"recorded_s": res.Length.Seconds(), "replayed_s": res.Took.Seconds(), "events": res.Events, "bytes": size,
+		"frames": res.Replayed.Releases, "divergences": res.Replayed.Divergences, "same": res.Same})
+}
+
+// tunnel is what ssh -L does: a port of this machine leads to a node's socket. It ends with the test.
+func (r *reportLab) tunnel(node string) (url string) {
+	r.t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { ln.Close() })
+	socket := r.Socket(node)
+	go func() {
+		for {
+			near, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("unix", socket)
+			if err != nil {
+				near.Close() // the daemon is away
+				continue
+			}
+			for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+				go func() {
+					_, _ = io.Copy(way[0], way[1]) // its end is the other side's business
+					way[0].Close()
+					way[1].Close()
+				}()
+			}
+		}
+	}()
+	return fmt.Sprintf("http://%s/", ln.Addr())
+}
+
+// page: Chromium shows both nodes' pages of the live pair, its reports, and a failover as it happens.
+func (r *reportLab) page(t *testing.T) {
+	st := r.protected()
+	s, err := r.Client(t.Context(), []client.Load{{Kind: client.Echo, Rate: 32 << 10}, {Kind: client.Counter, Rate: 10}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	standby := other(st.Speaker)
+	err = browser.Run(t.Context(), browser.Script{
+		Name: "live.mjs", Log: func(s string) { t.Log(s) },
+		Env: []string{"COLOD_SPEAKER=" + r.tunnel(st.Speaker), "COLOD_OTHER=" + r.tunnel(standby), "COLOD_OTHER_NODE=" + standby},
+		Answers: browser.Answers{
+			"causes": func(string) (string, error) {
+				return strings.Join([]string{report.KindHTTPDate, report.KindTLSHello, report.KindSSHKex}, " "), nil
+			},
+			"kill": func(string) (string, error) { return r.Fault(t.Context(), lab.KillVM, st.Speaker) },
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reports, err := s.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range reports {
+		if !x.Clean() {
+			t.Errorf("client %s: %+v", x.Name, x)
+		}
+	}
+}
+
+// dates asks for the date n times over one connection, and returns how many divergences of what kind there were.
+func (r *reportLab) dates(n int) map[string]int {
+	r.t.Helper()
+	since := time.Now()
+	r.protected()
+	_, err := r.client("curl", "-s", "-S", "-o", "/dev/null", "--rate", "20/s", fmt.Sprintf("http://%s/date?[1-%d]", image.GuestIPv4, n))
+	if err != nil {
+		r.t.Fatalf("dates: %v", err)
+	}
+	time.Sleep(1500 * time.Millisecond) // reports wait for their bytes
+	r.protected()
+	got := map[string]int{}
+	for _, x := range r.reports(since, func(*report.Report) bool { return true }) {
+		got[x.Cause.Kind]++
+	}
+	return got
+}
+
+// tolerance: a rule for the Date header hides all that differs there, and nothing beside it.
+func (r *reportLab) tolerance(t *testing.T) {
+	n := rounds(300, 1000)
+	without := map[string]int{}
+	for begin := time.Now(); without[report.KindHTTPDate] == 0 && time.Since(begin) < 5*time.Minute; {
+		without = r.dates(n)
+	}
+	if without[report.KindHTTPDate] == 0 {
+		t.Fatalf("%d answers without a date that differs: %v", n, without)
+	}
+
+	const rule = "{name: date, port: 80, header: Date}"
+	if err := r.SetTolerances(rule); err != nil {
+		t.Fatal(err)
+	}
+	speaker := status(t, r.Lab).Speaker
+	for _, node := range []string{other(speaker), speaker} {
+		fault(t, r.Lab, lab.RestartColod, node)
+	}
+	r.protected()
+	uses := func() (uses, followed uint64) {
+		c, st := r.speaker()
+		stats, err := c.ReportStats(t.Context(), st.Pair)
+		if err != nil || len(stats.Tolerances) != 1 || stats.Tolerances[0].Name != "date" {
+			t.Fatalf("tolerances: %+v, %v", stats, err)
+		}
+		return stats.Tolerances[0].Uses, stats.Tolerances[0].Followed
+	}
+	with, used := map[string]int{}, uint64(0)
+	for begin := time.Now(); used == 0 && time.Since(begin) < 5*time.Minute; {
+		for kind, n := range r.dates(n) {
+			with[kind] += n
+		}
+		used, _ = uses()
+	}
+	for kind := range with {
+		if kind != report.KindLag && kind != report.KindAhead { // of a busy machine
+			t.Errorf("with the rule: %v", with)
+		}
+	}
+	if used == 0 {
+		t.Errorf("the rule was never used")
+	}
+	t.Logf("%d answers: %v without the rule; with it %v, and %d dates that differ were hidden", n, without, with, used)
+	text, err := exec.CommandContext(t.Context(), "curl", "-s", "-S", "--unix-socket", r.Socket(status(t, r.Lab).Speaker), "http://colod/metrics").CombinedOutput()
+	if err != nil {
+		t.Fatalf("get metrics: %v: %s", err, text)
+	}
+	m := regexp.MustCompile(`(?m)^colod_tolerance_uses_total\{pair="guest",rule="date"\} (\d+)$`).FindStringSubmatch(string(text))
+	if m == nil {
+		t.Errorf("no metric of the rule")
+	} else if k, err := strconv.ParseUint(m[1], 10, 64); err != nil || k < used {
+		t.Errorf("metric of the rule: %s, want %d at least", m[1], used)
+	}
+
+	// What stands beside the date is not hidden.
+	beside := r.until("a field beside the date", func() { r.curl("/date?beside") }, func(x *report.Report) bool {
+		return x.Cause.Kind == report.KindHTTPHeader && x.Cause.Field == "X-Beside" && x.Position.Exact
+	})
+	if b := beside.Bytes; b == nil || !strings.Contains(string(b.Primary[:b.At]), "\r\nX-Beside: ") || !strings.Contains(string(b.Primary[:b.At]), "\r\nDate: ") {
+		t.Errorf("beside the date: %+v", beside.Bytes)
+	}
+}
