@@ -24,14 +24,18 @@ func diskLayout(p *config.Pair, stateDir string) *disk.Layout {
 	return l
 }
 
-// disks is the part of a driver that keeps the guest's replicated disks; nil for a guest without. Its methods
-// run on the VM's lane unless they say otherwise.
+// disks is the part of a driver that keeps the guest's disks; nil for a guest without. Its methods run on the
+// VM's lane unless they say otherwise.
 type disks struct {
 	d        *driver
 	layout   *disk.Layout
 	progress atomic.Pointer[disk.Progress] // of the copy under way; nil if there is none
+	last     atomic.Pointer[DiskFault]     // the newest fault of the VM here; nil if there was none
 	bad      string                        // of the image here, seen while the pair was not yet protected; loop only
 }
+
+// replicates reports whether any disk of the guest is replicated.
+func (k *disks) replicates() bool { return k != nil && k.layout.Replicates() }
 
 // Limits and intervals.
 const (
@@ -43,7 +47,7 @@ const (
 
 func newDisks(d *driver, stateDir string) *disks {
 	l := diskLayout(d.cfg, stateDir)
-	if !l.Replicates() {
+	if l.Empty() {
 		return nil
 	}
 	return &disks{d: d, layout: l}
@@ -97,7 +101,7 @@ func (s *session) diskSock(dir string) string {
 
 // offer opens this node's images to the speaker. The VM here waits for the guest.
 func (k *disks) offer(ctx context.Context, s *session) error {
-	if k == nil {
+	if !k.replicates() {
 		return nil
 	}
 	q, err := monitorOf(k.d.vm.Load())
@@ -117,7 +121,7 @@ func (k *disks) offer(ctx context.Context, s *session) error {
 
 // copy makes the images of the session's other node equal to those here, and makes them follow. The guest runs.
 func (k *disks) copy(ctx context.Context, h *vmHandle, s *session) error {
-	if k == nil {
+	if !k.replicates() {
 		return nil
 	}
 	began := time.Now()
@@ -205,7 +209,7 @@ func (k *disks) streamEnded(h *vmHandle, err error) {
 
 // before is to be done before the VM here is let go of its peer; both streams have been cut.
 func (k *disks) before(ctx context.Context, h *vmHandle) error {
-	if k == nil {
+	if !k.replicates() {
 		return nil
 	}
 	q, err := monitorOf(h)
@@ -225,6 +229,9 @@ func (k *disks) before(ctx context.Context, h *vmHandle) error {
 
 // after is to be done when the VM here runs alone.
 func (k *disks) after(h *vmHandle) {
+	if !k.replicates() {
+		return
+	}
 	q, err := monitorOf(h)
 	if err != nil {
 		return // it is gone
@@ -248,7 +255,7 @@ func (k *disks) after(h *vmHandle) {
 
 // mayStart says why a guest that runs nowhere must not be started from the images here; on any goroutine.
 func (k *disks) mayStart() error {
-	if k == nil || k.d.vm.Load() != nil {
+	if !k.replicates() || k.d.vm.Load() != nil {
 		return nil
 	}
 	return k.layout.Usable()
@@ -267,7 +274,7 @@ func (k *disks) leave(h *vmHandle) error {
 // moved is called on the loop after a change of state: images that another node's guest goes on without are
 // noted as such.
 func (k *disks) moved(to pair.State) {
-	if k == nil {
+	if !k.replicates() {
 		return
 	}
 	rec := k.d.m.Record()
@@ -294,48 +301,12 @@ func (k *disks) moved(to pair.State) {
 	})
 }
 
-// event takes one of QEMU's, on the watcher's goroutine.
-func (k *disks) event(h *vmHandle, e qmp.Event) {
-	if k == nil {
-		return
-	}
-	f, ok := disk.FaultOf(e)
-	if !ok {
-		return
-	}
-	k.d.box.post(func() { k.fault(h, f) })
-}
-
-// fault answers a disk error, on the loop.
-func (k *disks) fault(h *vmHandle, f disk.Fault) {
-	if f.Where == disk.Remote && !k.d.sess.replicates() {
-		return // known: it was cut off, and is being taken out
-	}
-	k.d.log.Error().Int("disk", f.Disk).Bool("write", f.Write).Msg(f.String())
-	inStep := k.d.m.State() == pair.Protected || k.d.m.State() == pair.Checkpointing
-	secondary := k.d.m.Role() == pair.Secondary
-	switch {
-	case f.Where == disk.Remote:
-		// The other image lacks a write: it must not be relied on. The one here has it.
-		k.d.post(pair.COLOExit{VM: h.id, Reason: f.String()})
-	case secondary && f.Where == disk.Guest:
-		// The guest here stands still, and is of no use; the speaker's is well.
-		k.d.post(pair.VMHung{VM: h.id, Reason: f.String()})
-	case inStep && f.Where == disk.Local && f.Write:
-		// The other node has what this image lacks, and the guest here would read the old from it.
-		k.d.post(pair.VMHung{VM: h.id, Reason: f.String()})
-	case k.d.m.State() == pair.Syncing && f.Where == disk.Local && f.Write:
-		k.bad = f.String() // as soon as the other node may
-	case f.Where == disk.Guest:
-		k.d.log.Error().Msg("QEMU has stopped the guest at a disk error; mend the cause and continue it (colod vm cont " + k.d.cfg.Name + "): the request is made again then")
-	}
-}
-
-// DiskStatus is how replicated disks are carried to the other node.
+// DiskStatus is how the disks are, and how replicated ones are carried to the other node.
 type DiskStatus struct {
-	Out     uint64    `json:"out"`               // bytes from the speaker's QEMU to the other one
-	In      uint64    `json:"in"`                // bytes back
-	Copying *DiskCopy `json:"copying,omitempty"` // under way on the speaker's node
+	Out     uint64     `json:"out"`               // bytes from the speaker's QEMU to the other one
+	In      uint64     `json:"in"`                // bytes back
+	Copying *DiskCopy  `json:"copying,omitempty"` // under way on the speaker's node
+	Fault   *DiskFault `json:"fault,omitempty"`   // the newest that QEMU here told of, since colod started
 }
 
 // DiskCopy is how far the copy of a disk is.
@@ -346,19 +317,37 @@ type DiskCopy struct {
 	Changes bool  `json:"changes"` // only what has changed is copied
 }
 
+// why adds to the reason of the pair's state that the guest stands still at a disk error; on any goroutine.
+func (k *disks) why(reason string) string {
+	if k == nil {
+		return reason
+	}
+	if f, h := k.last.Load(), k.d.vm.Load(); f != nil && f.Stopped != "" && h != nil && h.id == f.vm {
+		return reason + "; " + f.Text + "; " + f.Stopped
+	}
+	return reason
+}
+
 // status is called on any goroutine.
 func (k *disks) status(s *session) *DiskStatus {
-	if k == nil || s == nil {
+	if k == nil {
 		return nil
 	}
-	s.mu.Lock()
-	stream := s.disk
-	s.mu.Unlock()
-	if stream == nil {
+	d := &DiskStatus{Fault: k.last.Load()}
+	if s != nil {
+		s.mu.Lock()
+		stream := s.disk
+		s.mu.Unlock()
+		if stream != nil {
+			st := stream.Stats()
+			d.Out, d.In = st.Out, st.In
+		} else {
+			s = nil
+		}
+	}
+	if s == nil && d.Fault == nil {
 		return nil
 	}
-	st := stream.Stats()
-	d := &DiskStatus{Out: st.Out, In: st.In}
 	if p := k.progress.Load(); p != nil {
 		d.Copying = &DiskCopy{Disk: p.Disk, Done: p.Done, Total: p.Total, Changes: p.Changed}
 	}

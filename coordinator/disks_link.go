@@ -98,7 +98,7 @@ func (d *driver) admitDisk(raw net.Conn, from string, g *stateGreeting, plain bo
 	switch {
 	case s == nil:
 		return nil, errors.New("no session is expected")
-	case d.disks == nil:
+	case !d.disks.replicates():
 		return nil, fmt.Errorf("the guest of pair %s has no disks here; compare the configurations", d.cfg.Name)
 	case g.pair != d.cfg.Name || g.session != s.name:
 		return nil, fmt.Errorf("session %q of pair %q is not expected here", g.session, g.pair)

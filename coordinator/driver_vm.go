@@ -138,6 +138,7 @@ func (d *driver) onVM(h *vmHandle, e qmp.Event) bool {
 		d.stats.resumed(e.Time)
 		d.post(pair.VMResumed{VM: h.id, At: e.Time})
 		h.ran.Store(e.Time.UnixNano())
+		d.disks.resumed()
 	case qmp.EventColoExit:
 		_, reason := e.ColoExit()
 		d.post(pair.COLOExit{VM: h.id, Reason: reason})
@@ -170,7 +171,8 @@ func (d *driver) findVM(a pair.FindVM) {
 	case err == nil:
 		d.log.Info().Int("pid", vm.PID()).Stringer("qemu", vm.Version()).Msg("a running VM was found and is adopted")
 		ev := pair.VMFound{Op: a.Op, Found: true}
-		switch st, err := vm.QueryStatus(ctx); {
+		st, err := vm.QueryStatus(ctx)
+		switch {
 		case err != nil:
 			d.log.Warn().Err(err).Msg("the VM that was found does not say how it is")
 		case st.Status == "paused":
@@ -180,6 +182,7 @@ func (d *driver) findVM(a pair.FindVM) {
 		}
 		d.take(vm, a.Op)
 		d.post(ev)
+		d.disks.found(d.vm.Load(), st.Status)
 		return
 	case !errors.Is(err, qmp.ErrNoVM):
 		d.log.Warn().Err(err).Msg("what is left of a VM cannot be adopted and is ended")
@@ -310,7 +313,7 @@ func (d *driver) free(a pair.FreeVM) {
 		}
 		d.post(ev)
 	})
-	if d.disks != nil { // behind it: nobody waits for that
+	if d.disks.replicates() { // behind it: nobody waits for that
 		d.vmLane.do(func() { d.disks.after(d.vm.Load()) })
 	}
 }

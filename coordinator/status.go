@@ -47,7 +47,7 @@ type PairStatus struct {
 	HoldUS      Quantiles   `json:"hold_us"` // from the kernel's receipt to the release, microseconds
 
 	VM     *VMStatus   `json:"vm,omitempty"`
-	Disks  *DiskStatus `json:"disks,omitempty"` // of a guest with replicated ones, in a session
+	Disks  *DiskStatus `json:"disks,omitempty"` // of a guest with replicated ones in a session, or with a fault
 	Path   PathInfo    `json:"path"`
 	Reason string      `json:"reason"` // why it is in this state
 	Since  time.Time   `json:"since"`  // of this state; a checkpoint does not count as a change
@@ -203,7 +203,7 @@ func (d *driver) status() (PairStatus, bool) {
 	if h := d.vm.Load(); h != nil {
 		st.VM = &VMStatus{PID: h.PID(), QEMU: h.Version().String()}
 	}
-	st.Disks = d.disks.status(d.sessNow.Load())
+	st.Disks, st.Reason = d.disks.status(d.sessNow.Load()), d.disks.why(st.Reason)
 	d.stats.fill(&st)
 	p := d.data.Stats()
 	st.Released = Released{Frames: p.ReleasedFrames, Bytes: p.ReleasedBytes, Agreed: p.Agreed, Covered: p.Covered, Alone: p.Alone}
