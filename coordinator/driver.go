@@ -451,6 +451,8 @@ func (d *driver) onProxy(ev proxy.Event) {
 	case proxy.OutputLost:
 		d.log.Warn().Uint64("frames", ev.Frames).Msg("the kernel dropped frames of the guest; a checkpoint heals it")
 		d.post(pair.Diverged{Reason: compare.ReasonLost.String()})
+	case proxy.Covered:
+		d.stats.covered(ev)
 	case proxy.FrontGone:
 		d.log.Info().Msg("no rewritten connection is left: the kernel carries the guest's traffic again")
 	}

@@ -9,6 +9,7 @@ import (
 	"colod/compare"
 	"colod/coordinator/pair"
 	"colod/internal/loghist"
+	"colod/proxy"
 	"colod/qmp/relay"
 )
 
@@ -25,6 +26,7 @@ type stats struct {
 	longest        time.Duration
 	stop, transfer loghist.Hist  // the same since colod started, and the transfer of the state
 	cost           time.Duration // moving average of begin to end
+	records        records
 
 	// The one under way.
 	n       uint64
@@ -48,6 +50,7 @@ func (s *stats) begin(n uint64, reasons []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n, s.now, s.began, s.stopAt = n, reasons, time.Now(), time.Time{}
+	s.records.begin()
 }
 
 func (s *stats) stopped(at time.Time) {
@@ -89,6 +92,7 @@ func (s *stats) done(n uint64) (cost, took time.Duration, diverged bool) {
 		s.stop.Add(pause)
 	}
 	took = time.Since(s.began)
+	s.records.add(n, s.now, s.began, s.stopAt, s.resumeT, took)
 	if s.cost == 0 {
 		s.cost = took
 	}
@@ -102,6 +106,16 @@ func (s *stats) relayed(c relay.Checkpoint) {
 	defer s.mu.Unlock()
 	s.bytes += c.Bytes
 	s.transfer.Add(c.Transfer)
+	s.records.state = c
+}
+
+// covered takes what a checkpoint has let out, on the data path's thread.
+func (s *stats) covered(c proxy.Covered) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.N == s.n {
+		s.records.covered = c
+	}
 }
 
 // session begins a new count of the engine's divergence numbers.
@@ -135,6 +149,10 @@ func (s *stats) fill(st *PairStatus) {
 	st.Checkpoints.Reasons = maps.Clone(s.reasons)
 	st.Checkpoints.Bytes = s.bytes
 	st.Checkpoints.CostMS = ms(s.cost)
+	st.Checkpoints.PhasesMS = s.records.status()
+	if all, _ := s.records.after(s.records.n - 1); len(all) > 0 {
+		st.Checkpoints.Last = &all[0]
+	}
 	all := slices.Clone(s.pauses[:min(s.paused, len(s.pauses))])
 	slices.Sort(all)
 	st.Checkpoints.PauseMS = Quantiles{P50: ms(quantile(all, 0.5)), P99: ms(quantile(all, 0.99)), Max: ms(s.longest)}

@@ -92,6 +92,9 @@ type Checkpoints struct {
 	PauseMS Quantiles         `json:"pause_ms"` // from QEMU's STOP to RESUME, of the last 4096
 	CostMS  float64           `json:"cost_ms"`  // moving average from the request to the release
 	Bytes   uint64            `json:"bytes"`    // state sent, without the first copy
+	// PhasesMS are buffer, request, transfer, load and release, which follow each other, and delay, their sum; since colod started.
+	PhasesMS map[string]Quantiles `json:"phases_ms,omitempty"`
+	Last     *CheckpointRecord    `json:"last,omitempty"`
 }
 
 // Divergences counts the differences between the two guests' output.

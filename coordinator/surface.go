@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 type surface struct {
 	n       *Node
 	kept    *history.Store[Event]
+	ckpts   *ckptHistory
 	series  *metrics.Series
 	handler http.Handler // of all routes, not guarded
 	remote  *web.Server  // nil: the API is served on the socket only
@@ -45,6 +47,9 @@ func openSurface(n *Node) (*surface, error) {
 		return s, err
 	}
 	n.hub.keep = s.kept.Add
+	if s.ckpts, err = openCkptHistory(n.cfg.StateDir); err != nil {
+		return s, err
+	}
 	return s, nil
 }
 
@@ -56,6 +61,7 @@ func (s *surface) serve() {
 		for {
 			snap := s.snapshot()
 			s.series.Add(time.Now(), &snap)
+			s.ckpts.keep(s.n.all())
 			select {
 			case <-s.quit:
 				return
@@ -81,19 +87,21 @@ func (s *surface) stop() {
 		}
 	}
 	s.wg.Wait()
+	s.ckpts.keep(s.n.all())
 }
 
 func (s *surface) close() error {
 	if s.kept == nil {
 		return nil
 	}
-	return s.kept.Close()
+	return errors.Join(s.kept.Close(), s.ckpts.close())
 }
 
 // routes adds the surface's own routes to the API's; ctx ends before the server does.
 func (s *surface) routes(mux *routes, ctx context.Context) {
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { s.events(ctx, w, r) })
 	mux.HandleFunc("GET /v1/pairs/{name}/series", s.points)
+	mux.HandleFunc("GET /v1/pairs/{name}/checkpoints", s.checkpoints)
 	reg := metrics.NewRegistry(s.snapshot, stateNames())
 	mux.HandleFunc("GET /metrics", metrics.Handler(reg).ServeHTTP)
 	web.Routes(mux.HandleFunc)
@@ -168,13 +176,14 @@ func micros(us float64) time.Duration { return time.Duration(us * float64(time.M
 func (d *driver) sample(st *PairStatus) metrics.Pair {
 	p := d.data.Stats()
 	d.stats.mu.Lock()
-	stop, transfer := d.stats.stop, d.stats.transfer
+	stop, transfer, delay := d.stats.stop, d.stats.transfer, d.stats.records.all
+	phase := d.stats.records.hist
 	d.stats.mu.Unlock()
 	var reports report.Stats
 	if d.reports.c != nil {
 		reports = d.reports.c.Stats()
 	}
-	return metrics.Pair{
+	sampled := metrics.Pair{
 		Paused: st.Paused, Held: st.Maintenance != nil, Causes: reports.ByCause, LeftOut: reports.LeftOut,
 		Name: st.Pair, State: st.State, Role: st.Role, Protected: st.State == "protected" || st.State == "checkpointing",
 		Runs: st.VM != nil, Generation: st.Generation, Since: st.Since,
@@ -182,8 +191,12 @@ func (d *driver) sample(st *PairStatus) metrics.Pair {
 		Delay:    p.Delay, Hold: p.Hold, HeldFrames: p.Held, Budget: p.Budget,
 		Mirrored: p.Mirrored, InputLost: p.InputLost, OutputLost: p.OutputLost, Rewritten: p.Rewritten, LinkIn: p.LinkIn, LinkOut: p.LinkOut,
 		Checkpoints: st.Checkpoints.Count, ByReason: st.Checkpoints.Reasons, StateBytes: st.Checkpoints.Bytes,
-		Stop: &stop, Transfer: &transfer, Divergences: st.Divergences.ByReason,
+		Stop: &stop, Transfer: &transfer, CkptDelay: &delay, Divergences: st.Divergences.ByReason,
 	}
+	for i := range phase {
+		sampled.Phase[i] = &phase[i]
+	}
+	return sampled
 }
 
 // points answers with what a pair did in the last 15 minutes, second by second.

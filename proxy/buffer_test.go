@@ -37,7 +37,11 @@ func TestBufferedEpochs(t *testing.T) {
 		if n := got(); n != 1+i {
 			t.Fatalf("%d answers after %d checkpoints", n, i)
 		}
+		time.Sleep(10 * time.Millisecond)
 		p.checkpoint(0, 1)
+		if c := p.lastCovered(); c.N != p.epoch || c.Frames == 0 || c.Bytes == 0 || c.Longest < 10*time.Millisecond {
+			t.Errorf("checkpoint %d says that it has let out %+v", p.epoch, c)
+		}
 		waitFor(t, "the answer", func() bool { return got() == 2+i })
 	}
 	after := p.proxy[0].Stats()
@@ -63,4 +67,14 @@ func TestBufferedEpochs(t *testing.T) {
 		say()
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// lastCovered is what the last checkpoint told of the output that it has let out.
+func (p *pair) lastCovered() (c Covered) {
+	for _, e := range p.events[0].list() {
+		if e, ok := e.(Covered); ok {
+			c = e
+		}
+	}
+	return c
 }

@@ -18,11 +18,12 @@ type primary struct {
 	min     time.Duration
 	max     time.Duration
 
-	epoch      uint64 // of the newest checkpoint begun
-	holding    bool   // between BeginCheckpoint and EndCheckpoint
-	clock      int64  // wallOffset at BeginCheckpoint
-	waiting    uint64 // checkpoint that begins once the peer is done with the one before; 0: none
-	peerDone   bool   // the peer has said that its side of the epoch's checkpoint is done
+	epoch      uint64  // of the newest checkpoint begun
+	holding    bool    // between BeginCheckpoint and EndCheckpoint
+	clock      int64   // wallOffset at BeginCheckpoint
+	covered    Covered // by the checkpoint that ends
+	waiting    uint64  // checkpoint that begins once the peer is done with the one before; 0: none
+	peerDone   bool    // the peer has said that its side of the epoch's checkpoint is done
 	ready      func(error)
 	arm        func() // begins the arming checkpoint, which waits until nothing is owed to the guest
 	armReply   func(error)
@@ -202,6 +203,7 @@ func (r *primary) release(p *Proxy, rel *compare.Release) {
 		p.stats.Agreed++
 	case compare.WhyCovered:
 		p.stats.Covered++
+		r.covered.Bytes += uint64(n)
 	case compare.WhySolo:
 		p.stats.Alone++
 	case compare.WhyAck:
@@ -214,6 +216,10 @@ func (r *primary) release(p *Proxy, rel *compare.Release) {
 	}
 	if rel.Last {
 		p.hold.Add(time.Duration(rel.Held))
+		if rel.Reason == compare.WhyCovered {
+			r.covered.Frames++
+			r.covered.Longest = max(r.covered.Longest, time.Duration(rel.Held))
+		}
 		if rel.Reason == compare.WhyAgreed {
 			p.agreed.Add(time.Duration(rel.Held))
 		}
@@ -333,6 +339,7 @@ func (p *Proxy) EndCheckpoint(ctx context.Context, n uint64, resume time.Time) e
 		// what it covers. Whenever in the checkpoint that was, by as much the line is moved; if it was before the guest
 		// went on, less counts as covered, and another checkpoint follows.
 		line := resume.UnixNano() + min(p.wallOffset()-r.clock, 0)
+		r.covered = Covered{N: n}
 		r.engine.EndCheckpoint(p.nowMono, line)
 		r.holding, r.armed, r.buffered = false, true, r.next
 		r.inputLost, r.lostBefore = 0, false
@@ -342,6 +349,9 @@ func (p *Proxy) EndCheckpoint(ctx context.Context, n uint64, resume time.Time) e
 		if p.linkPaused && r.peerDone {
 			p.linkPaused, p.linkMore = false, true
 		}
+		r.act(p)
+		p.flush()
+		p.opt.Events(r.covered)
 		reply(nil)
 	})
 }

@@ -101,6 +101,14 @@ type OutputLost struct{ Frames uint64 }
 // InputLost says that input could not be mirrored: a checkpoint is needed.
 type InputLost struct{ Frames uint64 }
 
+// Covered says what a completed checkpoint has let out, before EndCheckpoint returns.
+type Covered struct {
+	N       uint64        // of the checkpoint
+	Frames  uint64        // of the guest
+	Bytes   uint64        // of the same
+	Longest time.Duration // wait of the frame that waited longest; 0: none was held
+}
+
 // FrontGone says that no rewritten connection is left and that the kernel carries the traffic alone.
 type FrontGone struct{}
 
@@ -110,6 +118,7 @@ func (LinkLost) event()   {}
 func (OutputLost) event() {}
 func (InputLost) event()  {}
 func (FrontGone) event()  {}
+func (Covered) event()    {}
 
 // Session is what both nodes agreed on over the ctl connection for one protection.
 type Session struct {

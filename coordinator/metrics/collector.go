@@ -94,7 +94,7 @@ func (s sink) at(name string, t time.Time, labels ...string) {
 	}
 }
 
-func (s sink) hist(name string, h *loghist.Hist) {
+func (s sink) hist(name string, h *loghist.Hist, labels ...string) {
 	if h == nil {
 		h = new(loghist.Hist)
 	}
@@ -102,7 +102,7 @@ func (s sink) hist(name string, h *loghist.Hist) {
 	for i, n := range h.Cumulative() {
 		buckets[bounds[i]] = n
 	}
-	s.ch <- prometheus.MustNewConstHistogram(s.c.desc[name], h.Total, h.Sum.Seconds(), buckets, s.labels(nil)...)
+	s.ch <- prometheus.MustNewConstHistogram(s.c.desc[name], h.Total, h.Sum.Seconds(), buckets, s.labels(labels)...)
 }
 
 var bounds = loghist.Octaves()
@@ -194,6 +194,10 @@ func (c *collector) pair(s sink, p *Pair) {
 	s.count("colod_checkpoint_state_bytes_total", p.StateBytes)
 	s.hist("colod_checkpoint_stop_seconds", p.Stop)
 	s.hist("colod_checkpoint_transfer_seconds", p.Transfer)
+	for i, h := range p.Phase {
+		s.hist("colod_checkpoint_phase_seconds", h, PhaseNames[i])
+	}
+	s.hist("colod_checkpoint_delay_seconds", p.CkptDelay)
 	s.reasons("colod_divergences_total", p.Divergences)
 	s.reasons("colod_divergence_reports_total", p.Causes)
 	s.reasons("colod_divergence_reports_left_out_total", p.LeftOut)

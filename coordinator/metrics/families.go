@@ -60,6 +60,8 @@ var families = []Family{
 	{"colod_checkpoint_state_bytes_total", Counter, "bytes", []string{"pair"}, "State sent by checkpoints, without the first copy."},
 	{"colod_checkpoint_stop_seconds", Histogram, "seconds", []string{"pair"}, "How long the guest stood still for a checkpoint."},
 	{"colod_checkpoint_transfer_seconds", Histogram, "seconds", []string{"pair"}, "How long the state of a checkpoint took to the other side."},
+	{"colod_checkpoint_phase_seconds", Histogram, "seconds", []string{"pair", "phase"}, "How long the phases of checkpoints took, which follow each other: buffer (output waited before the request), request (until the guest stood still), transfer (until the other side had all of the state), load (until the guest ran again), release (until the output was sent)."},
+	{"colod_checkpoint_delay_seconds", Histogram, "seconds", []string{"pair"}, "The sum of a checkpoint's phases: how long the oldest output that it let out had waited, the longest delay that clients see."},
 	{"colod_divergences_total", Counter, "", []string{"pair", "reason"}, "Differences between the two guests' output."},
 	{"colod_divergence_reports_total", Counter, "", []string{"pair", "cause"}, "Divergences with a report, by the cause that the report names."},
 	{"colod_divergence_reports_left_out_total", Counter, "", []string{"pair", "why"}, "Divergences without a report: too many at once (rate, queue), or no room (disk)."},

@@ -39,6 +39,7 @@ func sample() Snapshot {
 			HeldFrames: 3, Budget: 5 * time.Millisecond, Mirrored: 9, InputLost: 1, OutputLost: 2, Rewritten: 1,
 			LinkIn: 100, LinkOut: 200, Checkpoints: 2, ByReason: map[string]uint64{"payload": 1, "timer": 1},
 			StateBytes: 4096, Stop: hist(10*time.Millisecond, 20*time.Millisecond), Transfer: hist(5 * time.Millisecond),
+			Phase: [Phases]*loghist.Hist{hist(time.Millisecond), nil, hist(2 * time.Millisecond)}, CkptDelay: hist(3 * time.Millisecond),
 			Divergences: map[string]uint64{"payload": 1}, Causes: map[string]uint64{"http-date": 1}, LeftOut: map[string]uint64{"rate": 2},
 		}},
 	}
@@ -76,6 +77,9 @@ func TestValues(t *testing.T) {
 		`colod_release_delay_seconds_bucket{pair="g",le="+Inf"} 2`,
 		`colod_release_delay_seconds_sum{pair="g"} 3.001`,
 		`colod_checkpoint_stop_seconds_count{pair="g"} 2`,
+		`colod_checkpoint_phase_seconds_sum{pair="g",phase="transfer"} 0.002`,
+		`colod_checkpoint_phase_seconds_count{pair="g",phase="load"} 0`,
+		`colod_checkpoint_delay_seconds_sum{pair="g"} 0.003`,
 		`colod_lost_frames_total{direction="out",pair="g"} 2`,
 		`colod_divergences_total{pair="g",reason="payload"} 1`,
 		`go_goroutines `, `process_open_fds `,

@@ -65,12 +65,20 @@ type Pair struct {
 	Checkpoints uint64
 	ByReason    map[string]uint64 // of checkpoints
 	StateBytes  uint64
-	Stop        *loghist.Hist     // the guest's standstill for checkpoints; nil: none
-	Transfer    *loghist.Hist     // of their state to the other side; nil: none
-	Divergences map[string]uint64 // by reason
-	Causes      map[string]uint64 // divergences with a report, by what the report says
-	LeftOut     map[string]uint64 // divergences without a report, by why
+	Stop        *loghist.Hist         // the guest's standstill for checkpoints; nil: none
+	Transfer    *loghist.Hist         // of their state to the other side; nil: none
+	Phase       [Phases]*loghist.Hist // of checkpoints; nil: none
+	CkptDelay   *loghist.Hist         // sums of the phases; nil: none
+	Divergences map[string]uint64     // by reason
+	Causes      map[string]uint64     // divergences with a report, by what the report says
+	LeftOut     map[string]uint64     // divergences without a report, by why
 }
+
+// Phases is how many phases a checkpoint has.
+const Phases = 5
+
+// PhaseNames are the phases in their order, each beginning where the one before ends.
+var PhaseNames = [Phases]string{"buffer", "request", "transfer", "load", "release"}
 
 // Released counts what was let out.
 type Released struct {
