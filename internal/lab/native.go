@@ -21,6 +21,9 @@ func cpuModel(accel string) string {
 	return "qemu64"
 }
 
+// CPU is the processor that the lab's guests see, as QEMU names it.
+func (l *Lab) CPU() string { return cpuModel(l.state.Accel) }
+
 // startNative starts the one guest of an unprotected lab, on node a, connected
 // straight to the bridge: the same way as with colod, without colod.
 func (l *Lab) startNative(ctx context.Context) error {
