@@ -399,7 +399,7 @@ func (d *driver) startColo(s *session) error {
 	}
 	sock := s.sock(d.dir)
 	r, err := d.plat.PrimaryRelay(sock, func(ctx context.Context) (net.Conn, error) { return d.dialState(ctx, s) },
-		relay.Options{OnCheckpoint: d.stats.relayed, OnEnd: d.relayEnded})
+		d.relayOptions(d.stats.relayed))
 	if err != nil {
 		return err
 	}
@@ -440,6 +440,10 @@ func (h *vmHandle) told(ctx context.Context, resumed time.Time) error {
 		}
 	}
 	return nil
+}
+
+func (d *driver) relayOptions(onCheckpoint func(relay.Checkpoint)) relay.Options {
+	return relay.Options{OnCheckpoint: onCheckpoint, OnEnd: d.relayEnded, Copy: d.cfg.State.Transport == "copy"}
 }
 
 func (d *driver) relayEnded(err error) {
@@ -504,7 +508,7 @@ func (d *driver) acceptState(ctx context.Context, conn, raw net.Conn, from strin
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
-	r, err := d.plat.SecondaryRelay(ctx, conn, s.sock(d.dir), relay.Options{OnEnd: d.relayEnded})
+	r, err := d.plat.SecondaryRelay(ctx, conn, s.sock(d.dir), d.relayOptions(nil))
 	if err != nil {
 		return err
 	}

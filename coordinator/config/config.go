@@ -176,6 +176,7 @@ type Checkpoint struct {
 // State configures the state stream.
 type State struct {
 	Encryption string `yaml:"encryption" default:"tls" enum:"tls,plain" doc:"With plain, the guest's memory crosses the link unencrypted, for a dedicated link between the hosts."`
+	Transport  string `yaml:"transport" default:"auto" enum:"auto,copy" doc:"How this node's relay moves the stream between QEMU and the link: auto lets the kernel splice it, without a copy to colod, where it can (encryption plain), and copies where it cannot; copy always copies."`
 }
 
 // Load reads, checks and completes the file. The error is a Problems when

@@ -20,7 +20,7 @@ const (
 func (r *Relay) pumpForward(to, from net.Conn) error {
 	src, ok1 := from.(syscall.Conn)
 	dst, ok2 := to.(syscall.Conn)
-	if ok1 && ok2 { // TLS is none
+	if ok1 && ok2 && !r.opt.Copy { // TLS is none
 		moved, err := r.splice(dst, src)
 		if moved || !errors.Is(err, unix.EINVAL) {
 			return err

@@ -23,6 +23,9 @@ type Options struct {
 	// OnCheckpoint, if set, is told of each completed checkpoint, on the relay's goroutine before the
 	// back channel's last message is passed on: it must not block.
 	OnCheckpoint func(Checkpoint)
+	// Copy moves the forward stream through our own memory although the kernel could splice it. It is what happens anyway where
+	// one end is no plain socket (TLS), where splicing fails before the first byte, or where there is no descriptor for its pipe.
+	Copy bool
 	// OnEnd, if set, is called once when the relay has ended, with the reason.
 	OnEnd func(error)
 }

@@ -57,6 +57,12 @@ func socketDir(t testing.TB) string {
 
 func newChain(t testing.TB, encrypt bool) *chain {
 	t.Helper()
+	return newChainOpt(t, encrypt, false)
+}
+
+// newChainOpt makes a chain whose relays copy, or splice where they can.
+func newChainOpt(t testing.TB, encrypt, copies bool) *chain {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	t.Cleanup(cancel)
 	a, b := tcpPipe(t)
@@ -72,7 +78,7 @@ func newChain(t testing.TB, encrypt bool) *chain {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	opt := Options{OnCheckpoint: func(c Checkpoint) { x.records <- c }}
+	opt := Options{OnCheckpoint: func(c Checkpoint) { x.records <- c }, Copy: copies}
 	if x.rp, err = NewPrimary(x.sock, func(context.Context) (net.Conn, error) { return a, nil }, opt); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +86,7 @@ func newChain(t testing.TB, encrypt bool) *chain {
 	if x.prim, err = net.Dial("unix", x.sock); err != nil {
 		t.Fatal(err)
 	}
-	if x.rs, err = NewSecondary(ctx, b, in, Options{}); err != nil {
+	if x.rs, err = NewSecondary(ctx, b, in, Options{Copy: copies}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(x.rs.Cut)
