@@ -133,63 +133,140 @@ func mib(bytes uint64) string { return fmt.Sprintf("%d MiB", bytes>>20) }
 //
 // In this order a node is preferred: with which protection has not failed
 // lately (then the longest ago); in another failure domain than the speaker;
-// in the pair's list, the first there; the one with fewer pairs; the one with
-// more free memory; the first by name.
+// in the pair's list, the first there. Of two equals it is the one with fewer
+// pairs; then with more free memory; then the first by name. Of more than two,
+// two are drawn by lot, and the one with clearly fewer pairs is taken, else
+// the first drawn. The lot depends on the pair and its attempts alone, so the
+// same facts give the same answer.
+//
+// Two are drawn, and not the best of all taken, because facts are seconds old
+// and many pairs choose at once when a node is lost: all would take the same
+// one. The better of two keeps the load even all the same
+// (M. Mitzenmacher, "How useful is old information?", 2000).
 func Choose(n Needs, all []Facts) (node, reason string, refused map[string]string) {
 	refused = map[string]string{}
-	var fit []Facts
-	for _, f := range all {
-		if no := Check(n, f); len(no) > 0 {
+	var fit []*Facts
+	for i := range all {
+		f := &all[i]
+		if no := Check(n, *f); len(no) > 0 {
 			refused[f.Name] = strings.Join(no, "; ")
 			continue
 		}
 		fit = append(fit, f)
 	}
-	if len(fit) == 0 {
+	switch {
+	case len(fit) == 0:
 		return "", "", refused
+	case len(fit) == 1 && len(all) == 1:
+		return fit[0].Name, "the only node that is ready", refused
+	case len(fit) == 1:
+		return fit[0].Name, "the only node that fits", refused
 	}
-	slices.SortFunc(fit, func(a, b Facts) int { d, _ := compare(n, a, b); return d })
-	best := fit[0]
-	if len(fit) == 1 {
-		switch {
-		case len(all) == 1:
-			return best.Name, "the only node that is ready", refused
-		default:
-			return best.Name, "the only node that fits", refused
+	best := slices.MinFunc(fit, func(a, b *Facts) int { d, _ := rank(n, a, b); return d })
+	var equals, rest []*Facts
+	for _, f := range fit {
+		if d, _ := rank(n, f, best); d == 0 {
+			equals = append(equals, f)
+		} else {
+			rest = append(rest, f)
 		}
 	}
-	_, why := compare(n, best, fit[1])
-	return best.Name, fmt.Sprintf(why, fit[1].Name), refused
+	switch {
+	case len(equals) == 1:
+		equals = append(equals, slices.MinFunc(rest, func(a, b *Facts) int { d, _ := compare(n, a, b); return d }))
+	case len(equals) > 2:
+		two := draw(n, equals)
+		why := "as loaded as %s"
+		if a, b := two[0].Pairs, two[1].Pairs; max(a, b)-min(a, b) > max(a, b)/near {
+			why = "fewer pairs than %s"
+			if b < a {
+				two[0], two[1] = two[1], two[0]
+			}
+		}
+		return two[0].Name, fmt.Sprintf(why+"; the two were drawn out of %d equals", two[1].Name, len(equals)), refused
+	}
+	a, b := equals[0], equals[1]
+	d, why := compare(n, a, b)
+	if d > 0 {
+		a, b = b, a
+	}
+	return a.Name, fmt.Sprintf(why, b.Name), refused
 }
 
-// compare is negative if a is to be preferred to b, with the reason why the
-// preferred one is, as a format with a place for the other's name.
-func compare(n Needs, a, b Facts) (int, string) {
-	order := func(x, y int, why string) (int, string, bool) { return x - y, why, x != y }
-	failed := func(f Facts) int { return slices.Index(n.Last, f.Name) + 1 }
-	sameDomain := func(f Facts) int {
+// near: numbers of pairs that differ by less than this part of the greater
+// one are equal. In a burst of choices small differences are chance, and to
+// follow them doubles the burst on the nodes that were ahead by one.
+const near = 8
+
+// draw takes two by lot.
+func draw(n Needs, from []*Facts) [2]*Facts {
+	base := hash(offset64, n.Pair+"/"+strconv.Itoa(len(n.Last))+"/")
+	var two [2]*Facts
+	var lots [2]uint64
+	for _, f := range from {
+		lot := mix(hash(base, f.Name))
+		switch {
+		case two[0] == nil || lot < lots[0]:
+			two[1], lots[1] = two[0], lots[0]
+			two[0], lots[0] = f, lot
+		case two[1] == nil || lot < lots[1]:
+			two[1], lots[1] = f, lot
+		}
+	}
+	return two
+}
+
+// FNV-1a of 64 bits, which goes on from h.
+const offset64, prime64 = 14695981039346656037, 1099511628211
+
+func hash(h uint64, s string) uint64 {
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * prime64
+	}
+	return h
+}
+
+// mix lets every bit of h change every bit of the result: names that differ
+// in their last letter alone hardly differ in the upper bits of their hashes.
+func mix(h uint64) uint64 {
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}
+
+// rank is negative if a is to be preferred to b whatever their load is, with
+// the reason why the preferred one is, as a format with a place for the
+// other's name.
+func rank(n Needs, a, b *Facts) (int, string) {
+	failed := func(f *Facts) int { return slices.Index(n.Last, f.Name) + 1 }
+	sameDomain := func(f *Facts) int {
 		if n.Domain != "" && f.Domain == n.Domain {
 			return 1
 		}
 		return 0
 	}
-	listed := func(f Facts) int {
+	listed := func(f *Facts) int {
 		if i := slices.Index(n.Listed, f.Name); i >= 0 {
 			return i
 		}
 		return len(n.Listed)
 	}
-	if d, why, ok := order(failed(a), failed(b), "failed less lately than %s"); ok {
+	if d := failed(a) - failed(b); d != 0 {
+		return d, "failed less lately than %s"
+	}
+	if d := sameDomain(a) - sameDomain(b); d != 0 {
+		return d, "in another failure domain than the speaker, other than %s"
+	}
+	return listed(a) - listed(b), "earlier in the pair's list than %s"
+}
+
+// compare is rank, and between equals by their load.
+func compare(n Needs, a, b *Facts) (int, string) {
+	if d, why := rank(n, a, b); d != 0 {
 		return d, why
 	}
-	if d, why, ok := order(sameDomain(a), sameDomain(b), "in another failure domain than the speaker, other than %s"); ok {
-		return d, why
-	}
-	if d, why, ok := order(listed(a), listed(b), "earlier in the pair's list than %s"); ok {
-		return d, why
-	}
-	if d, why, ok := order(a.Pairs, b.Pairs, "fewer pairs than %s"); ok {
-		return d, why
+	if d := a.Pairs - b.Pairs; d != 0 {
+		return d, "fewer pairs than %s"
 	}
 	if a.MemFree != b.MemFree {
 		if a.MemFree > b.MemFree {

@@ -125,3 +125,51 @@ func TestChooseAny(t *testing.T) {
 		}
 	}
 }
+
+// TestChooseMany: pairs that choose at once, from the same old facts, do not all choose the same node. With the better of
+// two, the node with the fewest pairs is drawn twice as often as the average.
+func TestChooseMany(t *testing.T) {
+	const nodes, pairs = 100, 4000
+	var all []Facts
+	for i := range nodes {
+		f := fits(fmt.Sprintf("n%02d", i))
+		f.Pairs = 20 + i%7
+		all = append(all, f)
+	}
+	all[50].Pairs = 0 // one that has just been added
+	got := map[string]int{}
+	for i := range pairs {
+		n := needs()
+		n.Pair, n.Listed = fmt.Sprint("pair", i), []string{"lost1", "lost2"}
+		node, why, _ := Choose(n, all)
+		if !strings.Contains(why, "drawn out of 100 equals") {
+			t.Fatal(why)
+		}
+		got[node]++
+		n.Last = []string{node} // it refused
+		if again, _, _ := Choose(n, all); again == node {
+			t.Fatalf("%s chosen again for pair%d although it refused", node, i)
+		}
+	}
+	most, mean := 0, pairs/nodes
+	for _, n := range got {
+		most = max(most, n)
+	}
+	if most > 3*mean || got["n50"] < mean {
+		t.Errorf("of %d pairs %d chose one node, %d the empty one; on the average it is %d", pairs, most, got["n50"], mean)
+	}
+	if len(got) < nodes*3/4 {
+		t.Errorf("only %d of %d nodes were chosen", len(got), nodes)
+	}
+}
+
+func BenchmarkChoose(b *testing.B) {
+	var all []Facts
+	for i := range 1000 {
+		all = append(all, fits(fmt.Sprintf("n%03d", i)))
+	}
+	n := needs()
+	for b.Loop() {
+		Choose(n, all)
+	}
+}

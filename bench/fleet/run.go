@@ -1,0 +1,131 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// limits of simulated time.
+const (
+	startLimit = 20 * time.Minute
+	faultLimit = 30 * time.Minute
+	// startRate is how many pairs are started in a second, all nodes together.
+	startRate = 400
+)
+
+// Fleet is one that runs.
+type Fleet struct {
+	w     *world
+	hosts int // lost with the last fault
+}
+
+// Start starts a fleet and waits until every pair is protected. Close it.
+func Start(ctx context.Context, cfg Config) (*Fleet, Summary, error) {
+	w := newWorld(ctx, cfg)
+	f := &Fleet{w: w}
+	for i, g := range w.all {
+		w.after(time.Duration(i)*time.Second/startRate, func() {
+			g.join(g.listed[0])
+			g.join(g.listed[1])
+		})
+	}
+	w.m.reset()
+	began := time.Now()
+	w.run(startLimit, func() bool { return w.m.unprotected == 0 })
+	s := w.summary(0)
+	s.TakenWall = time.Since(began).Seconds()
+	return f, s, f.verdict(ctx)
+}
+
+// Close waits for what is still asked of the arbiters.
+func (f *Fleet) Close() { f.w.drain() }
+
+// verdict is what must not have happened.
+func (f *Fleet) verdict(ctx context.Context) error {
+	switch {
+	case f.w.fault != "":
+		return errors.New(f.w.fault)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return nil
+}
+
+// Lose takes the power from n nodes, the first ones that are up: whole racks where n is as many. It waits until all pairs
+// that have a node left are protected again, or for half an hour.
+func (f *Fleet) Lose(n int) (Summary, error) {
+	w := f.w
+	var hosts []*host
+	for _, h := range w.host {
+		h.moved, h.most = 0, h.used
+		if h.up && len(hosts) < n {
+			hosts = append(hosts, h)
+		}
+	}
+	// No answer of before counts.
+	w.run(w.now+2*time.Second, func() bool { return false })
+	w.m.reset()
+	gone := w.m.gone
+	began, wall := w.now, time.Now()
+	w.lose(hosts)
+	w.run(began+faultLimit, func() bool { return w.m.unprotected == 0 && w.now > began+second })
+	s := w.summary(began)
+	s.Hosts, s.Gone = len(hosts), w.m.gone-gone
+	s.TakenWall = time.Since(wall).Seconds()
+	// What comes to rest after that must not disturb anything.
+	w.run(w.now+5*time.Second, func() bool { return false })
+	return s, f.verdict(w.ctx)
+}
+
+// Check reads the records of all pairs and compares them with the nodes that hold them.
+func (f *Fleet) Check(ctx context.Context) error {
+	const side = 64
+	w := f.w
+	var bad []error
+	for from := 0; from < len(w.all); from += side {
+		part := w.all[from:min(from+side, len(w.all))]
+		errs := make(chan error, len(part))
+		for _, g := range part {
+			go func() { errs <- g.check(ctx, w.host[0].arb) }()
+		}
+		for range part {
+			if err := <-errs; err != nil && len(bad) < 10 {
+				bad = append(bad, err)
+			}
+		}
+	}
+	return errors.Join(bad...)
+}
+
+// check compares the record with the nodes.
+func (g *guest) check(ctx context.Context, arb Arbiter) error {
+	if g.gone {
+		return nil
+	}
+	r, err := arb.Get(ctx, g.name)
+	if err != nil {
+		return err
+	}
+	speakers := 0
+	for _, m := range g.members {
+		if !m.on.up {
+			continue
+		}
+		hears := m.alive() && (m.path == pathSolo || m.path == pathPrimary || m.path == pathArmed)
+		if hears {
+			speakers++
+			if r.Speaker != m.on.name {
+				return fmt.Errorf("%s speaks on %s, and its record says: %v", g.name, m.on.name, r)
+			}
+		}
+		if g.protected && m.path == pathSecondary && m.alive() && r.Standby != m.on.name {
+			return fmt.Errorf("the secondary of %s is on %s, and its record says: %v", g.name, m.on.name, r)
+		}
+	}
+	if speakers != 1 {
+		return fmt.Errorf("%s has %d speakers", g.name, speakers)
+	}
+	return nil
+}
