@@ -10,6 +10,7 @@ import (
 	"colod/bench/drop"
 	"colod/bench/link"
 	"colod/bench/load"
+	"colod/bench/relay"
 	"colod/bench/report"
 	"colod/bench/rig"
 )
@@ -19,6 +20,7 @@ var benchmarks = []rig.Benchmark{
 	coloCompare,
 	dataPath,
 	linkUse,
+	relay.Benchmark,
 }
 
 var coloCompare = rig.Benchmark{
