@@ -13,6 +13,7 @@ import (
 	"colod/bench/relay"
 	"colod/bench/report"
 	"colod/bench/rig"
+	"colod/bench/systems"
 )
 
 // benchmarks in the order in which they run.
@@ -20,6 +21,7 @@ var benchmarks = []rig.Benchmark{
 	coloCompare,
 	dataPath,
 	linkUse,
+	systems.Benchmark,
 	relay.Benchmark,
 }
 
