@@ -61,6 +61,7 @@ func Main() error {
 		go s.onDisk().supervise(ctx)
 	}
 	go powerButton()
+	go dirty(cmdline()["colod.dirty"])
 	errs := make(chan error, 2)
 	var listening sync.WaitGroup
 	listening.Add(2)
