@@ -234,9 +234,9 @@ func Open(opt Options) (*Proxy, error) {
 	return p, nil
 }
 
-// Close ends the thread. A speaker without a peer leaves its traffic to the
-// kernel; connections that lived through a takeover end with that. In any
-// other role the kernel's filters stay as they are: a guest whose output was held stays mute.
+// Close ends the thread. A speaker without a peer leaves its traffic to the kernel, unless connections are left that
+// lived through a takeover: what the kernel would carry of them, their ends would not understand. Then, and in
+// any other role, the kernel's filters stay as they are: the guest is mute until a later process goes on.
 func (p *Proxy) Close() error {
 	p.th.close()
 	<-p.th.done
@@ -434,7 +434,7 @@ func (p *Proxy) stop() {
 		p.link.close()
 		p.link = nil
 	}
-	if p.role == roleSolo {
+	if p.role == roleSolo && (p.mode != StealBoth || p.front.Expire(p.dev.Monotonic())) {
 		if err := p.toKernel(); err != nil {
 			p.log.Error().Err(err).Msg("give the traffic back to the kernel")
 		}

@@ -23,11 +23,13 @@ type secondary struct {
 
 	tapFD int
 
-	epoch    uint64
-	inCkpt   bool // between CkptBegin and our guest's RESUME
-	stopped  bool // our guest's STOP was seen
-	resumeAt int64
-	queued   []*compare.Frame // output since CkptBegin
+	epoch   uint64
+	inCkpt  bool // between CkptBegin and our guest's RESUME
+	stopped bool // our guest's STOP was seen
+	// Frames of before resumeAt (the kernel's time) that come until lateUntil (monotonic) are of before the checkpoint.
+	resumeAt, lateUntil int64
+	clock               int64            // wallOffset at CkptBegin
+	queued              []*compare.Frame // output since CkptBegin
 
 	// Input waits from CkptBegin on until both our guest's RESUME and the
 	// time of the primary's STOP are known.
@@ -57,6 +59,13 @@ type heldInput struct {
 
 // maxInherited bounds the connections that lived through earlier takeovers.
 const maxInherited = 1 << 20
+
+// latest is how long (ns) after the guest went on a frame of before may still come, held up in the kernel between the device
+// and the socket. Later ones are told by nothing but their order: their time of day may be anything.
+const latest = int64(1e9)
+
+// clockNoise is by how much (ns) two readings of wallOffset may differ although the clock was not set.
+const clockNoise = int64(50e3)
 
 // maxHeldInput bounds the input that waits for the end of a checkpoint, in bytes.
 const maxHeldInput = 64 << 20
@@ -127,7 +136,7 @@ func (s *secondary) output(p *Proxy, f *compare.Frame) {
 	switch {
 	case s.inCkpt:
 		s.queued = append(s.queued, f)
-	case f.KTime < s.resumeAt:
+	case f.KTime < s.resumeAt && p.nowMono < s.lateUntil:
 		p.pool.put(f) // of the time before the checkpoint
 	default:
 		s.describe(p, f)
@@ -246,6 +255,7 @@ func (s *secondary) begin(p *Proxy, n uint64) {
 	p.drainTap()
 	s.act(p)
 	s.epoch, s.inCkpt, s.stopped, s.inputHeld, s.priStopped = n, true, false, true, 0
+	s.clock = p.wallOffset()
 	p.link.mark(msgCkptReady, n)
 }
 
@@ -279,7 +289,7 @@ func (s *secondary) releaseInput(p *Proxy, since int64) {
 // resumed: our guest has loaded the checkpoint and runs as a copy of the primary's.
 func (s *secondary) resumed(p *Proxy, at int64) {
 	p.drainTap()
-	s.inCkpt, s.resumeAt = false, at
+	s.inCkpt, s.resumeAt, s.lateUntil = false, at, p.nowMono+latest
 	s.act(p)
 	if s.quiet {
 		s.desc.Untold()
@@ -291,9 +301,11 @@ func (s *secondary) resumed(p *Proxy, at int64) {
 	if p.link != nil {
 		p.link.mark(msgCkptDone, s.epoch)
 	}
-	now := p.dev.Realtime()
+	// Where the clock was set back in the checkpoint, nothing tells frames of before it from those of after. All of them
+	// are dropped then: one of before is of a guest that is no more, and one of after is missed, which another checkpoint heals.
+	set := p.wallOffset()-s.clock < -clockNoise
 	for _, f := range s.queued {
-		if f.KTime < at || f.KTime > now { // of before the checkpoint; in the second case the clock was set back since
+		if f.KTime < at || set { // of before the checkpoint
 			p.pool.put(f)
 		} else {
 			s.describe(p, f)

@@ -84,6 +84,9 @@ func (p *Proxy) outputToKernel() error {
 		return p.setMode(Pass) // nothing was taken from the kernel
 	}
 	p.upTX.flush(p)
+	// A frame that was read and sent may still be on its way to the filters, on a processor that was held up there: it
+	// must find them as they are, or the kernel carries it as well.
+	p.dev.Settle()
 	seam, err := p.dev.OpenSeam(p.opt.Uplink)
 	if err != nil {
 		return err

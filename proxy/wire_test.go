@@ -171,7 +171,7 @@ func (*sink) Close() error   { return nil }
 
 // bareProxy is a Proxy without thread, sockets or peer.
 func bareProxy(r role) *Proxy {
-	p := &Proxy{front: front.New(), role: r, link: &Link{t: &transport{fd: -1}}, tapTX: &outq{tx: &sink{}}, upTX: &outq{tx: &sink{}}}
+	p := &Proxy{dev: kernel{}, front: front.New(), role: r, link: &Link{t: &transport{fd: -1}}, tapTX: &outq{tx: &sink{}}, upTX: &outq{tx: &sink{}}}
 	p.opt.Events = func(Event) {}
 	p.addrs.init()
 	switch r {

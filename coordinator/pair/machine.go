@@ -41,6 +41,7 @@ type Config struct {
 	SettleWait        time.Duration // how long after a takeover the next synchronisation waits, so that clients are served first; default 500 ms
 	SuspectWait       time.Duration // how long a secondary that is no longer fed waits for the speaker's word, default 500 ms
 	SwitchWait        time.Duration // how long the steps of a planned change of roles may take each, default 5 s
+	QuitWait          time.Duration // how long a colod that is to end waits for an arbiter that does not answer, default 3 s
 	MaxRestarts       int           // launches in a row after deaths without a copy, default 3
 
 	// Strict makes an illegal move panic; for tests.
@@ -65,6 +66,7 @@ func (c *Config) defaults() {
 	def(&c.SettleWait, 500*time.Millisecond)
 	def(&c.SuspectWait, 500*time.Millisecond)
 	def(&c.SwitchWait, 5*time.Second)
+	def(&c.QuitWait, 3*time.Second)
 	if c.MaxRestarts == 0 {
 		c.MaxRestarts = 3
 	}
@@ -150,6 +152,7 @@ type Machine struct {
 	soloAt   time.Duration
 
 	quit, exited bool
+	away         bool // the arbiter did not answer the last question
 	asks         []Ask
 }
 
@@ -251,7 +254,8 @@ func (m *Machine) common(ev Event) bool {
 	case Start:
 		m.boot = ev.Boot
 	case Quit:
-		m.quit = true
+		m.quit, m.away = true, false
+		m.set(timerQuit, m.cfg.QuitWait)
 	case Ask:
 		return m.admit(ev)
 	case RecordRead:
@@ -260,8 +264,10 @@ func (m *Machine) common(ev Event) bool {
 		}
 		if ev.Err != "" {
 			m.warn("the record cannot be read: " + ev.Err)
+			m.away = true
 			return true
 		}
+		m.away = false
 		m.stale = false
 		m.doubt.saw(ev.Record.Generation, false)
 		m.learn(ev.Record)
@@ -275,11 +281,11 @@ func (m *Machine) common(ev Event) bool {
 		}
 		switch ev.Outcome {
 		case SwapWon, SwapLost:
-			m.stale = false
+			m.stale, m.away = false, false
 			m.doubt.saw(ev.Record.Generation, ev.Outcome == SwapWon)
 			m.learn(ev.Record)
 		default:
-			m.stale = true
+			m.stale, m.away = true, true
 			if ev.Outcome != SwapFailed {
 				m.doubt.write(m.prev.Generation)
 			}
@@ -402,6 +408,8 @@ func (m *Machine) common(ev Event) bool {
 		case timerForce:
 			m.forceAgain()
 			return false
+		case timerQuit:
+			return false // settle looks
 		}
 	case PeerUp:
 		m.peers.of(ev.Peer).up = true
@@ -441,20 +449,36 @@ func (m *Machine) learn(r arbiter.Record) {
 	m.rec, m.known = r, true
 }
 
-// settle is done after every event: it ends a quitting machine that has come to rest.
+// settle is done after every event: it ends a quitting machine that has come to rest, or that only waits for an arbiter
+// which does not answer.
 func (m *Machine) settle() {
 	if !m.quit || m.exited {
 		return
 	}
+	away := m.away && m.timers[timerQuit] == 0
 	switch m.state {
-	case Standby, Stopped, Solo, Idle:
-		if m.state == Stopped && !m.stop.settled {
+	case Standby, Solo, Idle:
+	case Stopped:
+		gone := m.vm == 0 && m.ending == 0 && m.launching == 0
+		switch {
+		case m.stop.settled:
+		case away && gone:
+			m.warn("colod ends, and the record does not say yet that the guest was ended: the arbiter does not answer; the other node, or the next start here, may start the guest again")
+		default:
 			return
 		}
-		m.exited = true
-		m.refuseAll("colod is being stopped")
-		m.emit(Exit{})
+	case Protected, Checkpointing, Claiming:
+		if m.role != Speaker && m.state != Claiming || !away {
+			return
+		}
+		// Whoever reaches the arbiter first goes on with the guest: the other node, or the next colod here.
+		m.warn("colod ends, and the record still says that " + m.rec.String() + ": the arbiter does not answer; the guest is mute here until colod runs again and reaches it, or the other node does")
+	default:
+		return
 	}
+	m.exited = true
+	m.refuseAll("colod is being stopped")
+	m.emit(Exit{})
 }
 
 // become moves to a state. It resets what belongs to the old one.
@@ -468,7 +492,8 @@ func (m *Machine) become(s State, r Role, reason string) {
 	}
 	from := m.state
 	m.state, m.role, m.reason = s, r, reason
-	kept := timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind], timerForce: m.timers[timerForce], timerSwitch: m.timers[timerSwitch]}
+	kept := timers{timerGrace: m.timers[timerGrace], timerBehind: m.timers[timerBehind], timerForce: m.timers[timerForce], timerSwitch: m.timers[timerSwitch],
+		timerQuit: m.timers[timerQuit]}
 	if r == Secondary && (s == Protected || s == Checkpointing) && (from == Protected || from == Checkpointing) {
 		// A checkpoint that begins or ends here says nothing of what the secondary waits for.
 		kept[timerSuspect], kept[timerPoll] = m.timers[timerSuspect], m.timers[timerPoll]

@@ -118,7 +118,7 @@ const reasonQuit = "colod is being stopped: the guest goes on alone"
 
 // quitSwap writes the record without the secondary.
 func (m *Machine) quitSwap() {
-	if m.quit && m.swapping == 0 {
+	if m.quit && !m.exited && m.swapping == 0 {
 		m.swap(arbiter.Record{Speaker: m.cfg.Self}, reasonQuit)
 	}
 }

@@ -17,6 +17,7 @@ const (
 	timerSwitch                 // limit of a step of a planned change of roles; survives changes of state
 	timerForce                  // write what was forced into the record; survives changes of state
 	timerBehind                 // the other node knows a newer record than this one; survives changes of state
+	timerQuit                   // the arbiter has had its time to take in that colod ends; survives changes of state
 	numTimers
 )
 

@@ -569,17 +569,20 @@ func (n *node) fence(a pair.Fence) {
 	})
 }
 
-// exit ends colod in order: a lone speaker leaves its traffic to the kernel.
+// exit ends colod in order: a lone speaker leaves its traffic to the kernel, unless connections are left that lived through
+// a takeover; their table is on disk then.
 func (n *node) exit() {
 	n.exited = true
+	if v := n.vm; v != nil && v.unsaved {
+		v.front, v.unsaved = v.saving, false
+	}
 	if n.m.State() == pair.Solo {
 		n.tear()
-		if v := n.vm; v != nil && v.alive && n.px.Rewritten() > 0 {
-			v.torn = true // the kernel does not rewrite: such connections end with colod
-		}
 		n.mend()
 		n.px.Do(nil, func(ctx context.Context, p *proxy.Proxy) error { return p.Solo(ctx) })
-		_ = n.dev.SetMode(proxy.Pass)
+		if n.px.Rewritten() == 0 {
+			_ = n.dev.SetMode(proxy.Pass)
+		}
 	}
 	n.colod(ms, func() {
 		if n.exited {

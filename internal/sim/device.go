@@ -212,11 +212,7 @@ func (n *node) pathEvent(ev proxy.Event) {
 	switch ev := ev.(type) {
 	case proxy.Diverged:
 		n.w.stats.divergences++
-		// Frames that wait in the secondary's data path while a checkpoint is made are told from the new ones by the wall
-		// clock. Where it was set back meanwhile, an old one, of a guest that had diverged, passes for new: the primary's
-		// node finds it anywhere, and one more checkpoint heals it.
-		old := n.w.clockSet && ev.Detail == "descriptor far from the agreed position"
-		if ev.Reason == compare.ReasonProtocol && !old {
+		if ev.Reason == compare.ReasonProtocol {
 			n.w.fail("protocol", "%s's data path does not understand the other one: %s", n.name, ev.Detail)
 		}
 		n.post(diverged(ev.Reason.String()))

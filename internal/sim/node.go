@@ -244,7 +244,7 @@ func (n *node) saveFront(b []byte) {
 	}
 	n.frontTurn++
 	turn := n.frontTurn
-	v.unsaved = true
+	v.unsaved, v.saving = true, b
 	n.colod(n.w.between(200*us, 10*ms), func() {
 		if turn == n.frontTurn {
 			v.front, v.unsaved = b, false

@@ -28,8 +28,9 @@ type vm struct {
 	ckpt    *ckpt
 	loads   uint64 // checkpoints that it has taken
 	front   []byte // the connections that are rewritten, as its node keeps them on disk
-	unsaved bool   // what is kept is not the newest
-	torn    bool   // what joined its connections to the clients died with a run of colod
+	unsaved bool   // what is kept is not the newest, which is saving
+	saving  []byte
+	torn    bool // what joined its connections to the clients died with a run of colod
 }
 
 // ckpt is a checkpoint under way between two VMs.
