@@ -68,6 +68,7 @@ type driver struct {
 	domain   string     // of this node
 	state    string     // directory of what must survive a reboot
 	held     atomic.Pointer[maintained]
+	promise  promise     // to the secondary that is being made here
 	kept     *maintained // what is on disk of it; loop only, after the start
 	audit    *audit
 	sup      *supervision // nil: nobody watches
@@ -326,6 +327,7 @@ func (d *driver) moved(a pair.Moved) {
 	d.log.WithLevel(level).Stringer("from", a.From).Stringer("state", a.To).Stringer("role", a.Role).
 		Uint64("generation", d.m.Record().Generation).Msg(a.Reason)
 	d.disks.moved(a.To)
+	d.promise.moved(a, d.cfg.VM.Memory.Bytes())
 	d.publish(Event{
 		Time: now, Pair: d.cfg.Name, From: a.From.String(), State: a.To.String(), Role: a.Role.String(),
 		Generation: d.m.Record().Generation, Reason: a.Reason,
@@ -346,6 +348,9 @@ func (d *driver) send(a pair.Send) {
 		p.Secret = s.encoded()
 		msg = p
 	}
+	if _, no := msg.(pair.Refused); no && d.m.State() != pair.Syncing {
+		d.promise.drop()
+	}
 	d.net.send(a.To, d.cfg.Name, msg.Kind(), msg)
 }
 
@@ -363,13 +368,16 @@ func (d *driver) offer(from string, p pair.Prepare) bool {
 		return false
 	}
 	if d.vm.Load() == nil {
-		if no := placement.Check(d.needs(nil), d.net.own()); len(no) > 0 {
+		own := d.net.own()
+		own.MemFree += d.promise.bytes.Load() // to this pair, by an earlier request
+		if no := placement.Check(d.needs(nil), own); len(no) > 0 {
 			why := d.node + " has no room for the secondary: " + strings.Join(no, "; ")
 			d.log.Warn().Str("peer", from).Msg(why)
 			r := pair.Refused{Session: p.Session, Reason: clip(why)}
 			d.net.send(from, d.cfg.Name, r.Kind(), r)
 			return false
 		}
+		d.promise.make(d.cfg.VM.Memory.Bytes())
 	}
 	if len(d.offers) == maxOffers {
 		d.offers = d.offers[1:]

@@ -160,6 +160,7 @@ func (n *Node) entry() registry.Node {
 	self := n.self()
 	e.Address, e.Paths = self.Address, self.Paths
 	e.MemTotal, e.MemFree = memory()
+	e.MemFree = n.unpromised(e.MemFree)
 	held := 0
 	for _, d := range n.all() {
 		e.Pairs = append(e.Pairs, d.cfg.Name)
