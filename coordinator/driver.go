@@ -445,10 +445,13 @@ func (d *driver) onProxy(ev proxy.Event) {
 	case proxy.Diverged:
 		d.reports.diverged(ev.Divergence)
 		if d.stats.diverged(ev.Divergence) {
+			d.reports.tolerances.blamed(ev.Rule)
 			d.post(pair.Diverged{Reason: ev.Reason.String()})
 		}
 		d.log.Debug().Stringer("reason", ev.Reason).Str("flow", flowName(&ev.Key)).Bool("exact", ev.Exact).
 			Uint64("position", ev.Position).Str("detail", ev.Detail).Msg("the guests' outputs differ")
+	case proxy.Tolerated:
+		d.reports.tolerances.used(ev.Tolerated)
 	case proxy.LinkLost:
 		if s := d.linkSess.Load(); s != nil {
 			d.post(pair.LinkLost{Session: s.name, Reason: ev.Err.Error()})

@@ -101,6 +101,7 @@ func (n *Node) onHeartbeat(e heartbeat.Event) {
 			o.link.Lost(e.Reason)
 		}
 	case heartbeat.Restarted:
+		n.sup.counts.restarted()
 		n.log.Error().Msg("the process of the heartbeats has ended and was started again; the ctl connections are made anew for its keys")
 		for _, name := range n.peers() {
 			n.setBeating(name, false)

@@ -26,12 +26,14 @@ type reporter struct {
 	mu         sync.Mutex
 	bytes      uint64 // of state, up to the last checkpoint
 	recording  atomic.Bool
+	tolerances toleranceCounts
 }
 
 // reportsDir is where a pair's reports are.
 func reportsDir(stateDir, pair string) string { return filepath.Join(stateDir, "reports", pair) }
 
 func (d *driver) openReports(self *config.Config) {
+	d.reports.tolerances.init(d.cfg.Tolerances)
 	o := self.Reports
 	c, err := report.NewCollector(report.Options{
 		Dir: reportsDir(self.StateDir, d.cfg.Name), Node: d.node, Pair: d.cfg.Name, Payload: report.Payload(o.Payload),
@@ -147,7 +149,7 @@ func reportFilter(r *http.Request) (f report.Filter, err error) {
 // ReportStats is what GET /v1/pairs/{name}/reports/stats answers.
 type ReportStats struct {
 	Reports    report.Stats    `json:"reports"`
-	Tolerances []ToleranceUses `json:"tolerances"` // in this protection
+	Tolerances []ToleranceUses `json:"tolerances"` // since colod started
 }
 
 // ToleranceUses counts the uses of one rule.
@@ -160,17 +162,9 @@ type ToleranceUses struct {
 
 // ReportStats are the counters of reports and tolerances.
 func (d *driver) reportStats() ReportStats {
-	out := ReportStats{Tolerances: []ToleranceUses{}}
+	out := ReportStats{Tolerances: d.reports.tolerances.uses()}
 	if d.reports.c != nil {
 		out.Reports = d.reports.c.Stats()
-	}
-	uses := d.data.Stats().Tolerated
-	for i, t := range d.cfg.Tolerances {
-		u := ToleranceUses{Name: t.Name}
-		if i < len(uses) {
-			u.Uses, u.Bytes, u.Followed = uses[i].Uses, uses[i].Bytes, uses[i].Followed
-		}
-		out.Tolerances = append(out.Tolerances, u)
 	}
 	return out
 }

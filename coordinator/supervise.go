@@ -20,8 +20,9 @@ import (
 // path, its VM and what the guests say, the other nodes and the paths to them,
 // the arbiter and the heartbeats.
 type supervision struct {
-	dog *watchdog.Watchdog
-	log zerolog.Logger
+	dog    *watchdog.Watchdog
+	log    zerolog.Logger
+	counts *supervisionCounts
 }
 
 // SupervisedPart is how a part of the node is.
@@ -35,7 +36,7 @@ type SupervisedPart struct {
 }
 
 func openSupervision(log zerolog.Logger) *supervision {
-	s := &supervision{log: log}
+	s := &supervision{log: log, counts: newSupervisionCounts()}
 	s.dog = watchdog.Start(watchdog.Options{Told: s.told})
 	return s
 }
@@ -45,6 +46,7 @@ func (s *supervision) close() { s.dog.Close() }
 // told writes what happens into the log. That a part is suspect is often over
 // before anybody reads it.
 func (s *supervision) told(e watchdog.Effect) {
+	s.counts.take(e)
 	switch e := e.(type) {
 	case watchdog.Changed:
 		ev := s.log.Debug()

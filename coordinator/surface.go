@@ -146,7 +146,8 @@ func stateNames() []string {
 // snapshot looks at all pairs.
 func (s *surface) snapshot() metrics.Snapshot {
 	n := s.n
-	snap := metrics.Snapshot{Node: n.cfg.Node, Version: n.opt.Version, Since: n.start, CertExpires: n.id.Expires(), EventsLost: s.kept.Lost()}
+	snap := metrics.Snapshot{Node: n.cfg.Node, Version: n.opt.Version, Since: n.start, CertExpires: n.id.Expires(), EventsLost: s.kept.Lost(),
+		Supervision: n.sup.sample()}
 	seen := map[string]bool{}
 	for _, st := range n.Status().Pairs {
 		d := n.driverOf(st.Pair)
@@ -192,6 +193,9 @@ func (d *driver) sample(st *PairStatus) metrics.Pair {
 		Mirrored: p.Mirrored, InputLost: p.InputLost, OutputLost: p.OutputLost, Rewritten: p.Rewritten, LinkIn: p.LinkIn, LinkOut: p.LinkOut,
 		Checkpoints: st.Checkpoints.Count, ByReason: st.Checkpoints.Reasons, StateBytes: st.Checkpoints.Bytes,
 		Stop: &stop, Transfer: &transfer, CkptDelay: &delay, Divergences: st.Divergences.ByReason,
+	}
+	for _, u := range d.reports.tolerances.uses() {
+		sampled.Tolerances = append(sampled.Tolerances, metrics.Tolerance{Name: u.Name, Uses: u.Uses, Bytes: u.Bytes, Followed: u.Followed})
 	}
 	for i := range phase {
 		sampled.Phase[i] = &phase[i]

@@ -142,6 +142,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s.at("colod_start_time_seconds", n.Since)
 	s.at("colod_certificate_expiry_time_seconds", n.CertExpires)
 	s.count("colod_events_lost_total", n.EventsLost)
+	sup := &n.Supervision
+	for _, state := range slices.Sorted(maps.Keys(sup.Parts)) {
+		s.gauge("colod_supervised_parts", float64(sup.Parts[state]), state)
+	}
+	s.reasons("colod_supervision_failures_total", sup.Failures)
+	s.reasons("colod_supervision_actions_total", sup.Actions)
+	s.count("colod_supervision_actions_held_total", sup.ActionsHeld)
+	s.count("colod_heartbeat_restarts_total", sup.HeartbeatRestarts)
 	for _, p := range n.Peers {
 		s.flag("colod_peer_up", p.Up, p.Name)
 		if p.RTT > 0 {
@@ -201,4 +209,11 @@ func (c *collector) pair(s sink, p *Pair) {
 	s.reasons("colod_divergences_total", p.Divergences)
 	s.reasons("colod_divergence_reports_total", p.Causes)
 	s.reasons("colod_divergence_reports_left_out_total", p.LeftOut)
+	uses, hidden, followed := map[string]uint64{}, map[string]uint64{}, map[string]uint64{}
+	for _, t := range p.Tolerances {
+		uses[t.Name], hidden[t.Name], followed[t.Name] = t.Uses, t.Bytes, t.Followed
+	}
+	s.reasons("colod_tolerance_uses_total", uses)
+	s.reasons("colod_tolerance_bytes_total", hidden)
+	s.reasons("colod_tolerance_divergences_total", followed)
 }

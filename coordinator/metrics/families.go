@@ -29,6 +29,12 @@ var families = []Family{
 	{"colod_certificate_expiry_time_seconds", Gauge, "seconds", nil, "When the node's certificate ends, in Unix time."},
 	{"colod_events_lost_total", Counter, "", nil, "Events that could not be kept on disk."},
 
+	{"colod_supervised_parts", Gauge, "", []string{"state"}, "Supervised parts of the node by their state: new, ok, suspect, failed."},
+	{"colod_supervision_failures_total", Counter, "", []string{"part"}, "How often a supervised part was found to have failed, by its kind: arbiter, guest, heartbeats, loop, node, output, path, proxy, or vm, which is a hung virtual machine."},
+	{"colod_supervision_actions_total", Counter, "", []string{"part"}, "Actions of the watchdog, by the kind of the part for which they were taken."},
+	{"colod_supervision_actions_held_total", Counter, "", nil, "Times that an action of the watchdog was due and was held back, since there had been too many."},
+	{"colod_heartbeat_restarts_total", Counter, "", nil, "How often the process that exchanges heartbeats had ended and was started again."},
+
 	{"colod_peer_up", Gauge, "", []string{"peer"}, "1 while the other node answers."},
 	{"colod_peer_rtt_seconds", Gauge, "seconds", []string{"peer"}, "Round trip of heartbeats to the other node."},
 	{"colod_path_up", Gauge, "", []string{"peer", "path"}, "1 while heartbeats come over the path; path 0 is that of the nodes' addresses."},
@@ -64,5 +70,8 @@ var families = []Family{
 	{"colod_checkpoint_delay_seconds", Histogram, "seconds", []string{"pair"}, "The sum of a checkpoint's phases: how long the oldest output that it let out had waited, the longest delay that clients see."},
 	{"colod_divergences_total", Counter, "", []string{"pair", "reason"}, "Differences between the two guests' output."},
 	{"colod_divergence_reports_total", Counter, "", []string{"pair", "cause"}, "Divergences with a report, by the cause that the report names."},
+	{"colod_tolerance_uses_total", Counter, "", []string{"pair", "rule"}, "Differences that a tolerance hid."},
+	{"colod_tolerance_bytes_total", Counter, "bytes", []string{"pair", "rule"}, "Bytes that differed and that a tolerance hid; of datagrams that are not compared, all bytes."},
+	{"colod_tolerance_divergences_total", Counter, "", []string{"pair", "rule"}, "Divergences in connections in which a tolerance had hidden something since the last checkpoint: it may hide too much."},
 	{"colod_divergence_reports_left_out_total", Counter, "", []string{"pair", "why"}, "Divergences without a report: too many at once (rate, queue), or no room (disk)."},
 }

@@ -31,6 +31,8 @@ var states = []string{"solo", "protected"}
 func sample() Snapshot {
 	return Snapshot{
 		Node: "a", Version: "1.0", Since: time.Unix(1000, 0), CertExpires: time.Unix(2000, 500e6), EventsLost: 1,
+		Supervision: Supervision{Parts: map[string]uint64{"ok": 9, "failed": 1}, Failures: map[string]uint64{"vm": 2, "path": 0},
+			Actions: map[string]uint64{"vm": 3}, ActionsHeld: 1, HeartbeatRestarts: 1},
 		Peers: []Peer{{Name: "b", Up: true, RTT: 250 * time.Microsecond, Paths: []Path{{Up: true, RTT: time.Millisecond, Lost: 3}, {Number: 1}}}, {Name: "c"}},
 		Pairs: []Pair{{
 			Name: "g", State: "protected", Role: "speaker", Protected: true, Runs: true, Generation: 4, Since: time.Unix(1500, 0),
@@ -40,7 +42,8 @@ func sample() Snapshot {
 			LinkIn: 100, LinkOut: 200, Checkpoints: 2, ByReason: map[string]uint64{"payload": 1, "timer": 1},
 			StateBytes: 4096, Stop: hist(10*time.Millisecond, 20*time.Millisecond), Transfer: hist(5 * time.Millisecond),
 			Phase: [Phases]*loghist.Hist{hist(time.Millisecond), nil, hist(2 * time.Millisecond)}, CkptDelay: hist(3 * time.Millisecond),
-			Divergences: map[string]uint64{"payload": 1}, Causes: map[string]uint64{"http-date": 1}, LeftOut: map[string]uint64{"rate": 2},
+			Divergences: map[string]uint64{"payload": 1}, Causes: map[string]uint64{"http-date": 1},
+			Tolerances: []Tolerance{{Name: "date", Uses: 5, Bytes: 7, Followed: 1}, {Name: "build"}}, LeftOut: map[string]uint64{"rate": 2},
 		}},
 	}
 }
@@ -69,6 +72,16 @@ func TestValues(t *testing.T) {
 		`colod_path_up{path="1",peer="b"} 0`,
 		`colod_path_rtt_seconds{path="0",peer="b"} 0.001`,
 		`colod_divergence_reports_total{cause="http-date",pair="g"} 1`,
+		`colod_tolerance_uses_total{pair="g",rule="date"} 5`,
+		`colod_tolerance_bytes_total{pair="g",rule="date"} 7`,
+		`colod_tolerance_divergences_total{pair="g",rule="date"} 1`,
+		`colod_tolerance_uses_total{pair="g",rule="build"} 0`,
+		`colod_supervised_parts{state="failed"} 1`,
+		`colod_supervision_failures_total{part="vm"} 2`,
+		`colod_supervision_failures_total{part="path"} 0`,
+		`colod_supervision_actions_total{part="vm"} 3`,
+		`colod_supervision_actions_held_total 1`,
+		`colod_heartbeat_restarts_total 1`,
 		`colod_pair_state{pair="g",state="protected"} 1`,
 		`colod_pair_state{pair="g",state="solo"} 0`,
 		`colod_pair_protected{pair="g"} 1`,

@@ -18,8 +18,25 @@ type Snapshot struct {
 	Since         time.Time // start of this colod
 	CertExpires   time.Time // of the node's certificate
 	EventsLost    uint64    // that could not be kept on disk
+	Supervision   Supervision
 	Pairs         []Pair
 	Peers         []Peer
+}
+
+// Supervision is how the parts of a node are. Counters count since colod started.
+type Supervision struct {
+	Parts             map[string]uint64 // by state
+	Failures, Actions map[string]uint64 // by kind of part
+	ActionsHeld       uint64            // were due, and there had been too many
+	HeartbeatRestarts uint64            // of the process that exchanges them
+}
+
+// Tolerance counts the uses of one rule since colod started.
+type Tolerance struct {
+	Name     string
+	Uses     uint64
+	Bytes    uint64 // hidden
+	Followed uint64 // divergences in connections in which it had hidden something
 }
 
 // Peer is another node as seen from here.
@@ -72,6 +89,7 @@ type Pair struct {
 	Divergences map[string]uint64     // by reason
 	Causes      map[string]uint64     // divergences with a report, by what the report says
 	LeftOut     map[string]uint64     // divergences without a report, by why
+	Tolerances  []Tolerance
 }
 
 // Phases is how many phases a checkpoint has.

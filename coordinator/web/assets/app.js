@@ -179,7 +179,10 @@ function bars(id, counts) {
 }
 
 function draw() {
-  if (!state.pairs.some((p) => p.pair === state.selected)) state.selected = state.pairs[0]?.pair ?? null;
+  if (!state.pairs.some((p) => p.pair === state.selected)) {
+    state.selected = state.pairs[0]?.pair ?? null;
+    refreshReports();
+  }
   drawPairs();
   const p = state.pairs.find((q) => q.pair === state.selected);
   $("detail").hidden = !p;

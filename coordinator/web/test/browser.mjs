@@ -45,13 +45,17 @@ class Tab {
     page.on("request", (r) => this.requests.push(r.url()));
   }
 
-  // until waits for an expression to become true in the page.
+  // until waits for an expression to become true in the page. One that fails, as while the page is being loaded, is not true
+  // yet. It is asked for from here: the page's policy forbids what Playwright's waitForFunction puts into it.
   async until(expression, limit = SOON) {
-    try {
-      await this.page.waitForFunction(`(() => { try { return !!(${expression}) } catch { return false } })()`, null, { timeout: limit, polling: 50 });
-    } catch (e) {
-      throw new Error(`${expression} did not become true: ${e.message}; the page complains of ${JSON.stringify(this.problems)} and shows ${await this.page.locator("body").innerText()}`);
+    for (const end = Date.now() + limit; Date.now() < end; await new Promise((done) => setTimeout(done, 50))) {
+      try {
+        if (await this.page.evaluate(`!!(${expression})`)) return;
+      } catch (e) {
+        if (this.page.isClosed()) throw e;
+      }
     }
+    throw new Error(`${expression} did not become true; the page complains of ${JSON.stringify(this.problems)} and shows ${await this.page.locator("body").innerText()}`);
   }
 
   async picture(name, whole = true) {

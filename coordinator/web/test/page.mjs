@@ -40,6 +40,7 @@ await inBrowser(async (open) => {
   await page.click("#leave");
   await signIn(operateToken);
   await tab.until(`!document.getElementById("actions").hidden`);
+  await tab.until(`document.querySelectorAll("#reports tbody tr").length > 0 && document.querySelectorAll("#causes .bar").length > 0`);
   await page.click("#actions button:text-is('Checkpoint')");
   await tab.until(`document.getElementById("confirm").open`);
   await tab.picture("confirm");

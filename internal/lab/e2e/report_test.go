@@ -66,7 +66,7 @@ func (r *reportLab) client(argv ...string) ([]byte, error) {
 	return r.Command(ctx, lab.Client, argv...).Output()
 }
 
-// curl gets a page with its head.
+// curl gets a page with its head; one like /x?[1-9] as many times, over one connection.
 func (r *reportLab) curl(path string) []byte {
 	r.t.Helper()
 	out, err := r.client("curl", "-s", "-S", "-i", "http://"+image.GuestIPv4+path)
