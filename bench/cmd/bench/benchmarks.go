@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"colod/bench/checkpoint"
 	"colod/bench/colocompare"
 	"colod/bench/datapath"
 	"colod/bench/drop"
@@ -23,6 +24,7 @@ var benchmarks = []rig.Benchmark{
 	linkUse,
 	systems.Benchmark,
 	relay.Benchmark,
+	checkpoint.Benchmark,
 }
 
 var coloCompare = rig.Benchmark{
