@@ -1,6 +1,10 @@
 package compare
 
-import "colod/internal/frame"
+import (
+	"bytes"
+
+	"colod/internal/frame"
+)
 
 // advance moves the agreed position as far as both sides' bytes allow and releases what it passes.
 func (e *Engine) advance(now int64, fl *flow) {
@@ -54,8 +58,11 @@ func (e *Engine) step(now int64, fl *flow) bool {
 	if h == t.v {
 		return false
 	}
+	if pc.twin != nil {
+		return e.stepLocal(now, fl, pc, h)
+	}
 	if pc.seq == t.v && pc.end().AtMost(h) {
-		if *e.dig.sum(pc.flow, pc.pos, e.bytes(t, pc.seq, pc.n)) != pc.digest {
+		if !e.matches(pc, e.bytes(t, pc.seq, pc.n)) {
 			e.differ(now, fl, pc.span)
 			return false
 		}
@@ -65,6 +72,14 @@ func (e *Engine) step(now int64, fl *flow) bool {
 	}
 	e.askNext(fl, span{t.v, uint32(pc.end().Min(h) - t.v)})
 	return false
+}
+
+// matches says that b, as long as pc, is what the secondary's guest said there.
+func (e *Engine) matches(pc *piece, b []byte) bool {
+	if pc.twin != nil {
+		return bytes.Equal(b, pc.twin.Buf[pc.pos:][:len(b)])
+	}
+	return *e.dig.sum(pc.flow, pc.pos, b) == pc.digest
 }
 
 func (e *Engine) popPiece(t *tcpState) {

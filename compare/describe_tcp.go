@@ -160,7 +160,13 @@ func (d *Describer) segment(fl *dflow, f *Frame) {
 		return
 	}
 	if lo, hi, ok := d.fresh(fl, s, end); ok {
-		d.describe(fl, f, desc, lo, hi)
+		last := end
+		if fin {
+			last++
+		}
+		if !d.cfg.Local || !d.lend(fl, f, desc, span{s, uint32(last - s)}, lo, hi) {
+			d.describe(fl, f, desc, lo, hi)
+		}
 		if fin && hi != end {
 			desc.Flags &^= frame.FIN
 		}
@@ -253,21 +259,7 @@ func (d *Describer) describe(fl *dflow, f *Frame, desc *Descriptor, lo, hi frame
 // retain keeps f for questions and for a promotion, if it has bytes that no kept frame has and that the client
 // has not acknowledged.
 func (d *Describer) retain(fl *dflow, f *Frame, s, end frame.Num) {
-	if fl.unaOK && s.Before(fl.una) {
-		s = fl.una
-	}
-	i := fl.kept.len()
-	for i > 0 {
-		g := *fl.kept.at(i - 1)
-		if g.link.start.AtMost(s) {
-			s = s.Max(g.link.end)
-			break
-		}
-		i--
-	}
-	if i < fl.kept.len() {
-		end = end.Min((*fl.kept.at(i)).link.start)
-	}
+	i, s, end := fl.place(s, end)
 	if s.AtLeast(end) {
 		d.stats.Repeated++
 		d.free(f)
@@ -285,6 +277,26 @@ func (d *Describer) retain(fl *dflow, f *Frame, s, end frame.Num) {
 	if fl.nasks > 0 {
 		d.pending(fl)
 	}
+}
+
+// place is what of [s, end) no kept frame has and the client has not acknowledged, and its place in kept.
+func (fl *dflow) place(s, end frame.Num) (int, frame.Num, frame.Num) {
+	if fl.unaOK && s.Before(fl.una) {
+		s = fl.una
+	}
+	i := fl.kept.len()
+	for i > 0 {
+		g := *fl.kept.at(i - 1)
+		if g.link.start.AtMost(s) {
+			s = s.Max(g.link.end)
+			break
+		}
+		i--
+	}
+	if i < fl.kept.len() {
+		end = end.Min((*fl.kept.at(i)).link.start)
+	}
+	return i, s, end
 }
 
 // Input takes the headers of a client's frame on its way to the guest, in the clients' space, before it is

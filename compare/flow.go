@@ -110,8 +110,9 @@ type span struct {
 type piece struct {
 	span
 	flow   uint32
-	pos    uint64 // stream position for the nonce
+	pos    uint64 // stream position for the nonce; the place in twin
 	digest [DigestLen]byte
+	twin   *Frame // the bytes themselves, nil: digest stands for them
 }
 
 func (p *piece) end() frame.Num { return p.seq.Add(p.n) }

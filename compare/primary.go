@@ -143,7 +143,7 @@ func (e *Engine) exact(now int64, fl *flow, f *Frame, end frame.Num) bool {
 		return false
 	}
 	pc := t.pieces.at(0)
-	if pc.seq != p.Seq || pc.end() != end || *e.dig.sum(pc.flow, pc.pos, f.Buf[p.Payload:p.End]) != pc.digest {
+	if pc.seq != p.Seq || pc.end() != end || !e.matches(pc, f.Buf[p.Payload:p.End]) {
 		return false
 	}
 	t.v = end

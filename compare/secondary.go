@@ -90,6 +90,9 @@ func (d *Descriptor) check() string {
 	case DescribeDatagram, DescribeReply:
 		want = 1
 	}
+	if d.Twin != nil && d.Kind == DescribeTCP && d.Len > 0 && d.TwinAt >= 0 && d.TwinAt+int(d.Len) <= len(d.Twin.Buf) {
+		want = 0
+	}
 	if len(d.Digests) != want {
 		return "wrong number of digests"
 	}
@@ -160,24 +163,31 @@ func (e *Engine) addPieces(now int64, fl *flow, d *Descriptor) {
 			return
 		}
 	}
+	if d.Twin != nil {
+		e.addPiece(t, piece{span: span{d.Seq, d.Len}, flow: d.Flow, pos: uint64(d.TwinAt), twin: d.Twin})
+		return
+	}
 	base := uint64(d.Hi)<<32 | uint64(d.Seq)
 	for i := range d.Digests {
 		at := uint32(i) * d.Piece
-		pc := piece{span: span{d.Seq.Add(at), min(d.Piece, d.Len-at)}, flow: d.Flow, pos: (base + uint64(at)) & posMask,
-			digest: d.Digests[i]}
-		if t.known && pc.end().AtMost(t.v) {
-			continue
-		}
-		e.npieces++
-		j := t.pieces.len()
-		for j > 0 && t.pieces.at(j-1).seq.After(pc.seq) {
-			j--
-		}
-		if j == t.pieces.len() {
-			t.pieces.push(pc)
-		} else {
-			t.pieces.insert(j, pc)
-		}
+		e.addPiece(t, piece{span: span{d.Seq.Add(at), min(d.Piece, d.Len-at)}, flow: d.Flow, pos: (base + uint64(at)) & posMask,
+			digest: d.Digests[i]})
+	}
+}
+
+func (e *Engine) addPiece(t *tcpState, pc piece) {
+	if t.known && pc.end().AtMost(t.v) {
+		return
+	}
+	e.npieces++
+	j := t.pieces.len()
+	for j > 0 && t.pieces.at(j-1).seq.After(pc.seq) {
+		j--
+	}
+	if j == t.pieces.len() {
+		t.pieces.push(pc)
+	} else {
+		t.pieces.insert(j, pc)
 	}
 }
 

@@ -26,6 +26,9 @@ type Config struct {
 	MaxBytes  int64
 	// MaxPieces bounds the described ranges that wait for the primary, over all flows; default 65536.
 	MaxPieces int
+	// Local says that engine and describer are in one process and share the frames: bytes are compared instead of digests
+	// where the describer keeps them. Descriptors that are lent frames cannot be sent.
+	Local bool
 	// MaxFlowFrames bounds the datagrams and repeated segments waiting in one flow; default 1024.
 	MaxFlowFrames int
 	// Tolerances are the differences that are no divergences; each must pass its Check.
@@ -198,8 +201,12 @@ type Descriptor struct {
 	// Piece is the length of the range of each digest but the last; with one digest it equals Len.
 	Piece   uint32
 	Digests [][DigestLen]byte
-	KTime   int64 // kernel's receive time at the secondary, ns
-	Reason  Reason
+	// Twin is, with Config.Local, the secondary's frame that holds the described range from TwinAt on, and Digests is empty.
+	// The describer keeps it until the client has acknowledged the range, so until it was released.
+	Twin   *Frame
+	TwinAt int
+	KTime  int64 // kernel's receive time at the secondary, ns
+	Reason Reason
 }
 
 // FlowDef gives a number to a flow of the secondary. Numbers grow by one from 1 and are never used again in a

@@ -65,6 +65,7 @@ type item struct {
 type kept struct {
 	key frame.FlowKey
 	end frame.Num
+	n   int // bytes
 }
 
 // Stats counts since the start.
@@ -87,6 +88,7 @@ type core struct {
 	keep  int
 	kept  []kept
 	first int // of kept
+	bytes int // of kept from first on
 	syns  map[frame.FlowKey]frame.Num
 	early map[frame.FlowKey][]*slot
 
@@ -100,7 +102,7 @@ type core struct {
 const maxEarly = 64
 
 func newCore(o Options) *core {
-	cfg := compare.Config{Hold: o.Hold, MaxFlows: o.Flows, MaxFrames: o.Frames, MaxBytes: o.Bytes, MaxPieces: 4 * o.Frames, MaxFlowFrames: o.Frames}
+	cfg := compare.Config{Local: true, Hold: o.Hold, MaxFlows: o.Flows, MaxFrames: o.Frames, MaxBytes: o.Bytes, MaxPieces: 4 * o.Frames, MaxFlowFrames: o.Frames}
 	c := &core{eng: compare.NewEngine(cfg), desc: compare.NewDescriber(cfg), keep: o.Keep, report: o.Diverged,
 		syns: make(map[frame.FlowKey]frame.Num), early: make(map[frame.FlowKey][]*slot)}
 	c.checkpoint(1)
@@ -241,7 +243,8 @@ func (c *core) release(r *compare.Release) {
 		if r.HeadLen > 0 && !r.Last {
 			end = f.P.Seq.Add(uint32(r.Payload[1] - f.P.Payload)) // a part
 		}
-		c.kept = append(c.kept, kept{f.P.Key(true), end})
+		c.kept = append(c.kept, kept{f.P.Key(true), end, r.Len()})
+		c.bytes += r.Len()
 	}
 	if r.HeadLen == 0 && r.Last && r.F.Index >= 0 && c.vnet == 0 {
 		b := r.F.Buf[frame.VnetLen-4:]
@@ -281,14 +284,16 @@ func (c *core) release(r *compare.Release) {
 	c.out = append(c.out, item{a: b, f: &s.Frame})
 }
 
-// forget lets the describer drop what was released longest ago, down to the number of frames to keep.
+// forget lets the describer drop what was released longest ago. What the secondary is ahead with does not count: a
+// repetition goes as far back however long the other side takes.
 func (c *core) forget(now int64) {
 	n := len(c.kept) - c.first
-	if n > 0 && c.desc.Stats().KeptFrames > c.keep {
+	if n > c.keep || c.bytes > c.keep*smallSize {
 		p := frame.Parsed{Kind: frame.KindTCP, Flags: frame.ACK}
-		for k := c.desc.Stats().KeptFrames - c.keep; k > 0 && n > 0; k, n = k-1, n-1 {
+		for ; n > c.keep || c.bytes > c.keep*smallSize; n-- {
 			e := &c.kept[c.first]
 			c.first++
+			c.bytes -= e.n
 			p.Src, p.Dst, p.SrcPort, p.DstPort = e.key.Peer, e.key.Guest, e.key.PeerPort, e.key.GuestPort
 			p.IPv6, p.Proto, p.Ether, p.VLAN, p.Ack = e.key.Ether == frame.EtherIPv6, e.key.Proto, e.key.Ether, e.key.VLAN, e.end
 			c.desc.Input(now, &p)
@@ -321,7 +326,7 @@ func (c *core) checkpoint(now int64) {
 		}
 		delete(c.early, key)
 	}
-	c.kept, c.first = c.kept[:0], 0
+	c.kept, c.first, c.bytes = c.kept[:0], 0, 0
 	c.eng.EndCheckpoint(now, math.MaxInt64)
 	c.settle(now)
 }

@@ -29,8 +29,9 @@ type Options struct {
 	Vnet bool
 	// Hold is how long a frame may wait for the secondary; default 3 s, that of QEMU's compare_timeout.
 	Hold time.Duration
-	// Keep is how many released TCP segments of the secondary are kept for repetitions by the primary; default 512. What is
-	// kept is memory that the caches do not hold: at 2048 it makes a quarter of the cost of a frame.
+	// Keep is how many released TCP segments are kept for repetitions by the primary, and of longer ones as many as make
+	// 2 KiB times it; default 512. What is kept is memory that the caches do not hold: at 2048 it makes a quarter of the
+	// cost of a frame.
 	Keep int
 	// Flows, Frames and Bytes bound the flow table and what is held on each side; defaults 65536 flows, 16384 frames, 64 MiB.
 	Flows, Frames int
