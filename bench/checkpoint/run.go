@@ -132,6 +132,7 @@ func measure(t *rig.TB, p *protection, many int, gap time.Duration, sh *report.S
 	name := p.ch.name
 	sh.Add(name, stopMedian, "ms", "less", report.Median(stop))
 	sh.Add(name, "stop time, p90", "ms", "less", report.Percentile(stop, 90))
+	sh.Add(name, "stop time, shortest", "ms", "less", report.Percentile(stop, 0))
 	sh.Add(name, "stop time, longest", "ms", "less", report.Percentile(stop, 100))
 	sh.Add(name, "from the trigger to the stop, median", "ms", "less", report.Median(ask))
 	if p.ch.relay {
