@@ -4,9 +4,13 @@
 # debootstrap, iproute2, and unified cgroups.
 #
 #          clients 192.0.2.0/24                replication 198.51.100.0/24
-#   client 192.0.2.1 ---- a, b: bridge br0     controller .254 ---- a .1, b .2 (sshd)
+#   client 192.0.2.1 ---- a, b, c: bridge br0     controller .254 ---- a .1, b .2, c .3 (sshd)
 #
-# hosts_up NAME...   boots the hosts; hosts_down removes everything again.
+# The hosts have no way out. What their package manager can install is a directory of
+# packages, made once for all of them: HOSTS_PACKAGES with what they depend on.
+#
+# hosts_up NAME...   boots the hosts; hosts_down removes everything again. With
+#                    HOSTS_BRIDGE=no they have no bridge, only its wire lan0.
 # on HOST CMD...     runs a command on a host; controller CMD..., client CMD...
 #                    run one of this machine in the respective network.
 
@@ -15,19 +19,38 @@
 : "${HOSTS_DIR:=$(mktemp -d --tmpdir=/var/tmp --suffix=".$HOSTS_ID")}"
 HOSTS_UP=()
 
+HOSTS_PACKAGES=(qemu-system-x86 qemu-utils etcd-server nftables)
+
 # hosts_base makes the file system that all hosts start from, once.
 hosts_base() {
-	base=$HOSTS_CACHE/base-1
+	base=$HOSTS_CACHE/base-2
 	[[ -e $base/complete ]] && return
-	command -v debootstrap >/dev/null || { echo "debootstrap is missing: install debootstrap" >&2; return 1; }
+	local t
+	for t in debootstrap:debootstrap dpkg-scanpackages:dpkg-dev ssh-keygen:openssh-client; do
+		command -v "${t%%:*}" >/dev/null || { echo "${t%%:*} is missing: install ${t##*:}" >&2; return 1; }
+	done
 	rm -rf "$base"
 	mkdir -p "$base"
 	echo "making a Debian 12 for the hosts in $base (once)"
-	nice -n 19 debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,python3-minimal,python3-apt,iproute2,procps,kmod,openssh-server,qemu-system-x86,ca-certificates \
+	nice -n 19 debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,python3-minimal,python3-apt,iproute2,procps,kmod,openssh-server,ca-certificates \
 		bookworm "$base/root" >"$base/log" 2>&1 || { tail -5 "$base/log" >&2; return 1; }
+	hosts_download >>"$base/log" 2>&1 || { apt-get -q update >>"$base/log" 2>&1 && hosts_download >>"$base/log" 2>&1; } || { tail -5 "$base/log" >&2; return 1; }
 	rm -f "$base/root/etc/machine-id" "$base"/root/var/cache/apt/archives/*.deb
 	rm -f "$base"/root/etc/ssh/ssh_host_*
+	echo "deb [trusted=yes] file:/srv/shared/apt ./" >"$base/root/etc/apt/sources.list"
+	# The hosts' disks are this machine's, several of which are not worth waiting for.
+	echo force-unsafe-io >"$base/root/etc/dpkg/dpkg.cfg.d/unsafe-io"
 	touch "$base/root/etc/machine-id" "$base/complete"
+}
+
+# hosts_download fetches the packages, with this machine's sources, and makes an index of them.
+hosts_download() {
+	rm -rf "$base/apt"
+	mkdir -p "$base/apt/partial"
+	apt-get -q -y --no-install-recommends -o Dir::State::status="$base/root/var/lib/dpkg/status" -o Dir::Cache::archives="$base/apt" -o Debug::NoLocking=1 \
+		--download-only install "${HOSTS_PACKAGES[@]}" || return 1
+	rm -rf "$base/apt/partial" "$base/apt/lock"
+	(cd "$base/apt" && dpkg-scanpackages -m . >Packages)
 }
 
 # boot.sh is the first process of a host, in its namespaces.
@@ -69,12 +92,13 @@ exec env -i container=colod-deploy PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/syste
 END
 }
 
-# hosts_up boots the named hosts (the first is node a, the second b) and makes the networks.
+# hosts_up boots the named hosts and makes the networks; the first gets the address .1, the second .2, ...
 hosts_up() {
 	hosts_base || return 1
 	hosts_boot_script
 	local n i=0 ns
 	mkdir "$HOSTS_DIR/shared" # on every host: /srv/shared, as a cluster file system would give it
+	cp -r "$base/apt" "$HOSTS_DIR/shared/apt"
 	ssh-keygen -q -t ed25519 -N '' -f "$HOSTS_DIR/key"
 	for ns in sw client controller "$@"; do
 		ip netns add "$HOSTS_ID-$ns"
@@ -92,9 +116,11 @@ hosts_up() {
 		i=$((i + 1))
 		hosts_wire "$n" lan
 		hosts_wire "$n" repl
-		ip -n "$HOSTS_ID-$n" link add br0 type bridge forward_delay 0 mcast_snooping 0
-		ip -n "$HOSTS_ID-$n" link set lan0 master br0
-		ip -n "$HOSTS_ID-$n" link set br0 up
+		if [[ ${HOSTS_BRIDGE:-yes} == yes ]]; then
+			ip -n "$HOSTS_ID-$n" link add br0 type bridge forward_delay 0 mcast_snooping 0
+			ip -n "$HOSTS_ID-$n" link set lan0 master br0
+			ip -n "$HOSTS_ID-$n" link set br0 up
+		fi
 		ip -n "$HOSTS_ID-$n" addr add "198.51.100.$i/24" dev repl0
 		hosts_make "$n" "198.51.100.$i"
 		hosts_boot "$n" || return 1
