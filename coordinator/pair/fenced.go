@@ -10,10 +10,27 @@ func (m *Machine) toFenced(reason string) {
 	m.cut()
 	m.fence = fencing{}
 	m.become(Fenced, NoRole, reason)
+	m.gaveWay()
 	if !m.muted {
 		m.mute()
 	}
 	m.endVM()
+}
+
+// gaveWay answers the wishes to end the guest that were for this node to fulfil: the guest lives on at another.
+func (m *Machine) gaveWay() {
+	if !m.known || m.rec.Ended || m.rec.Speaker == m.cfg.Self {
+		return
+	}
+	kept := m.asks[:0]
+	for _, a := range m.asks {
+		if a.to == "" && (a.Op == OpStop || a.Op == OpDelete) {
+			m.reply(a, "not ended: the guest went to "+m.rec.Speaker+" meanwhile, where it goes on; ask again")
+		} else {
+			kept = append(kept, a)
+		}
+	}
+	m.asks = kept
 }
 
 func (m *Machine) stepFenced(ev Event) {

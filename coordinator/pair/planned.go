@@ -13,6 +13,7 @@ type planStep uint8
 const (
 	planNone   planStep = iota
 	planChoose          // whether the target can run the secondary is being asked
+	planReach           // whether this node reaches the arbiter is being looked at
 	planLetGo           // the record is being written without the present secondary
 	planFree            // the VM is being freed from the present secondary
 	planSync            // the target is becoming the secondary
@@ -122,6 +123,10 @@ func (m *Machine) planTimeout() {
 			return
 		}
 		m.planFailed("the arbiter cannot be read from both nodes in " + m.cfg.SwitchWait.String() + ", and without it nobody may speak")
+	case planReach:
+		m.planFailed("the guest stays where it is: the arbiter cannot be read in " + m.cfg.SwitchWait.String())
+	case planLetGo:
+		m.planLetGo()
 	case planPause:
 		m.planGoOn("the guest could not be stopped in " + m.cfg.SwitchWait.String())
 	}
@@ -207,6 +212,22 @@ func (m *Machine) planChosen(ev Chosen) {
 	case m.state == Solo:
 		m.planToSync()
 	default:
+		// Without the arbiter nothing is begun: the record's outcome would not be known.
+		m.plan.step = planReach
+		m.readAnew()
+		m.set(timerSwitch, m.cfg.SwitchWait)
+	}
+}
+
+// planReached goes on once the record was read.
+func (m *Machine) planReached(ev RecordRead) {
+	if ev.Err != "" {
+		m.planFailed("the guest stays where it is: the arbiter cannot be read: " + ev.Err)
+		return
+	}
+	m.protectedRecord()
+	if m.plan.step == planReach {
+		m.clear(timerSwitch)
 		m.plan.step = planLetGo
 		m.planLetGo()
 	}
@@ -220,20 +241,25 @@ func (m *Machine) planLetGo() {
 	}
 }
 
-// planSwapped is the outcome of planLetGo's swap.
+// planSwapped is the outcome of planLetGo's swap. While it is not known the
+// two go on as they are: what both say is good under either record. Another
+// swap finds out, and settles it.
 func (m *Machine) planSwapped(ev Swapped) {
-	reason := m.with + " is let go: " + m.plan.target + " becomes the secondary"
-	switch ev.Outcome {
-	case SwapWon:
+	alone := m.rec.Speaker == m.cfg.Self && m.rec.Standby == "" && !m.rec.Ended && !m.doubt.on
+	switch {
+	case ev.Outcome == SwapWon, ev.Outcome == SwapLost && alone:
+		reason := m.with + " is let go: " + m.plan.target + " becomes the secondary"
+		m.clear(timerSwitch)
 		m.plan.step = planFree
 		m.cut()
 		m.toPromoting(promoteFree, Released, reason)
-	case SwapFailed:
+	case ev.Outcome == SwapUnknown, ev.Outcome == SwapFailed && m.doubt.on:
+		m.set(timerSwitch, m.cfg.RecordPoll)
+	case ev.Outcome == SwapFailed:
 		m.planFailed("the guest stays where it is: the record cannot be written: " + ev.Err)
-	case SwapUnknown:
-		// The secondary may be out of the record: only the record can tell.
-		m.plan.step = planFree
-		m.toClaiming(claim{how: Released}, reason)
+	default:
+		m.planFailed("the guest stays where it is: the record was changed meanwhile: " + m.rec.String())
+		m.protectedRecord()
 	}
 }
 
@@ -326,7 +352,7 @@ func (m *Machine) planMoved(s State) {
 	switch m.plan.step {
 	case planNone:
 		return
-	case planChoose, planLetGo, planCheck, planCover, planPause:
+	case planChoose, planReach, planLetGo, planCheck, planCover, planPause:
 		within = []State{Protected, Checkpointing}
 		if m.plan.step == planChoose {
 			within = append(within, Solo)

@@ -69,6 +69,8 @@ func (m *Machine) stepProtectedSpeaker(ev Event) {
 	case RecordRead:
 		switch {
 		case m.quit && m.swapping != 0:
+		case m.plan.step == planReach:
+			m.planReached(ev)
 		case m.plan.step == planLetGo:
 			// What it says may be of before or after the swap under way.
 		case ev.Err == "":
