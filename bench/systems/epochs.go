@@ -2,76 +2,54 @@ package systems
 
 import (
 	"context"
-	"sync"
+	"fmt"
 	"time"
 
 	"colod/coordinator"
 	"colod/internal/lab"
 )
 
-// epochs listens to the ends of checkpoints of a pair in epoch mode.
+// pairName is the pair of every lab.
+const pairName = "guest"
+
+// epoch is one epoch of a pair: from the release that a checkpoint ends with to the next one's, in milliseconds.
 //
-// A frame that the guest sends just after one checkpoint's release waits until the release of the next: the time between
-// two releases is the longest wait that an epoch can make. It holds the running of the guest, its stop, the transfer and the
-// release.
-type epochs struct {
-	cancel context.CancelFunc
-	done   chan struct{}
-
-	mu     sync.Mutex
-	last   time.Time
-	waits  []time.Duration
-	broken int // that did not follow another end: the pair was not protected between
+// A frame that the guest sends just after one release waits until the next: Period is the longest wait that the epoch can make,
+// Longest the one that a frame has had (0: none waited). The phases are those of colod's records.
+type epochTimes struct {
+	period, longest                          float64
+	buffer, request, transfer, load, release float64
 }
 
-func watchEpochs(ctx context.Context, l *lab.Lab) *epochs {
-	ctx, cancel := context.WithCancel(ctx)
-	e := &epochs{cancel: cancel, done: make(chan struct{})}
-	go func() {
-		defer close(e.done)
-		for ctx.Err() == nil {
-			// The stream ends when this reader is too slow for it: gone on with, and the gap is not taken for an epoch.
-			_ = l.Events(ctx, lab.NodeA, func(ev coordinator.Event) bool { e.take(ev); return true })
-			e.gap()
-		}
-	}()
-	return e
-}
-
-// take takes one event, in the order in which they happened.
-func (e *epochs) take(ev coordinator.Event) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch {
-	case ev.From == "checkpointing" && ev.State == "protected":
-		if !e.last.IsZero() {
-			e.waits = append(e.waits, ev.Time.Sub(e.last))
-		}
-		e.last = ev.Time
-	case ev.State != "checkpointing":
-		if !e.last.IsZero() {
-			e.broken++
-		}
-		e.last = time.Time{}
+// fetchEpochs reads the epochs since a time from the records of the pair's speaker.
+func fetchEpochs(ctx context.Context, l *lab.Lab, since time.Time) ([]epochTimes, error) {
+	var all []coordinator.CheckpointRecord
+	err := coordinator.NewClient(l.Socket(lab.NodeA)).Checkpoints(ctx, pairName, since.Format(time.RFC3339Nano), func(c coordinator.CheckpointRecord) error {
+		all = append(all, c)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the records of checkpoints: %w", err)
 	}
+	return cutEpochs(all), nil
 }
 
-func (e *epochs) gap() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.last = time.Time{}
-}
-
-// fetch returns the waits since the last fetch.
-func (e *epochs) fetch() []time.Duration {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	w := e.waits
-	e.waits = nil
-	return w
-}
-
-func (e *epochs) stop() {
-	e.cancel()
-	<-e.done
+// cutEpochs makes epochs of records in their order. Between two that do not follow each other there is none.
+func cutEpochs(all []coordinator.CheckpointRecord) []epochTimes {
+	released := func(c coordinator.CheckpointRecord) time.Time {
+		ms := c.RequestMS + c.TransferMS + c.LoadMS + c.ReleaseMS
+		return c.Time.Add(time.Duration(ms * float64(time.Millisecond)))
+	}
+	var out []epochTimes
+	for i := 1; i < len(all); i++ {
+		c, before := all[i], all[i-1]
+		if c.N != before.N+1 {
+			continue
+		}
+		out = append(out, epochTimes{
+			period:  float64(released(c).Sub(released(before))) / float64(time.Millisecond),
+			longest: c.LongestMS, buffer: c.BufferMS, request: c.RequestMS, transfer: c.TransferMS, load: c.LoadMS, release: c.ReleaseMS,
+		})
+	}
+	return out
 }

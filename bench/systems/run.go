@@ -50,9 +50,8 @@ type run struct {
 	rate    int // requests a second of http-open
 
 	samples map[string]map[string][]*load.Outcome // by load and system, one a round; nil = it failed
-	waits   map[string][]time.Duration            // of epochs, by system
-	broken  map[string]int
-	failed  []string // what failed, in words
+	epochs  map[string][]epochTimes               // by system
+	failed  []string                              // what failed, in words
 	accel   string
 
 	changed map[string][]*changed // by system, one a round
@@ -69,7 +68,7 @@ type changed struct {
 func Run(ctx context.Context, o rig.Options) (*report.Result, error) {
 	r := &run{o: o, rounds: o.RoundsOr(3, 1), each: o.EachOr(2*time.Second, 300*time.Millisecond),
 		systems: []string{native, twin, lockstep, epoch, bound5, bound30, adaptive, peer},
-		samples: map[string]map[string][]*load.Outcome{}, waits: map[string][]time.Duration{}, broken: map[string]int{}, changed: map[string][]*changed{},
+		samples: map[string]map[string][]*load.Outcome{}, epochs: map[string][]epochTimes{}, changed: map[string][]*changed{},
 		rate: 100}
 	if o.Quick {
 		r.systems = []string{native, lockstep}
@@ -142,10 +141,12 @@ func (r *run) turn(round int, name string) {
 		return
 	}
 	r.accel, _ = s.labs[0].Accel()
-	if s.epochs != nil {
-		w := s.epochs.fetch()
-		r.waits[name] = append(r.waits[name], w...)
-		r.broken[name] += s.epochs.broken
+	if name == epoch || name == bound5 || name == bound30 {
+		all, err := fetchEpochs(r.t.Context(), s.labs[0], s.since)
+		if err != nil {
+			r.fail(round, name, "epochs", err)
+		}
+		r.epochs[name] = append(r.epochs[name], all...)
 	}
 	if err := s.down(); err != nil {
 		r.fail(round, name, "end", err)

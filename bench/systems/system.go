@@ -33,9 +33,9 @@ const (
 
 // running is one system that is up.
 type running struct {
-	labs   []*lab.Lab
-	chain  *qemucolo.Chain
-	epochs *epochs
+	labs  []*lab.Lab
+	chain *qemucolo.Chain
+	since time.Time // the loads began
 }
 
 // options of a system's lab.
@@ -85,23 +85,18 @@ func up(t *rig.TB, name, program string) (_ *running, err error) {
 		}
 		s.labs = append(s.labs, l)
 	}
-	switch name {
-	case peer:
+	if name == peer {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		if s.chain, err = qemucolo.Start(ctx, s.labs[0], qemucolo.Options{Memory: memory}); err != nil {
 			return nil, err
 		}
-	case epoch, bound5, bound30:
-		s.epochs = watchEpochs(t.Context(), s.labs[0])
 	}
+	s.since = time.Now()
 	return s, nil
 }
 
 func (s *running) down() error {
-	if s.epochs != nil {
-		s.epochs.stop()
-	}
 	var first error
 	if s.chain != nil {
 		first = s.chain.Close()
