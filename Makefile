@@ -22,7 +22,11 @@ TEST ?= TestTorture
 # A program that shows whether a Debian package is there, and the package.
 TOOLS := qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mkfs.ext4:e2fsprogs ip:iproute2 bridge:iproute2 ethtool:ethtool \
 	tcpdump:tcpdump ssh:openssh-client scp:openssh-client redis-cli:redis-tools iperf3:iperf3 wget:wget curl:curl \
-	socat:socat cc:gcc dpkg-deb:dpkg etcd:etcd-server promtool:prometheus tshark:tshark
+	socat:socat cc:gcc dpkg-deb:dpkg etcd:etcd-server promtool:prometheus tshark:tshark \
+	tmux:tmux chromium:chromium node:nodejs npm:npm
+
+# Where the modules of npm are that drive the pages; never in the tree.
+WEB := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/colod/web
 
 .PHONY: help
 help: ## List the targets
@@ -45,6 +49,13 @@ setup: ## Install what is missing on this machine, from Debian's packages (needs
 		apt-get install -q -y --no-install-recommends $$missing; \
 		if [[ "$$missing" == *etcd-server* && -d /run/systemd/system ]]; then systemctl disable -q --now etcd; fi; \
 		if [[ "$$missing" == *prometheus* && -d /run/systemd/system ]]; then systemctl disable -q --now prometheus; fi; \
+	fi
+	@if ! cmp -s coordinator/web/test/package-lock.json $(WEB)/installed; then \
+		echo "setup: installing Playwright in $(WEB)"; \
+		mkdir -p $(WEB); \
+		cp coordinator/web/test/{package.json,package-lock.json,.npmrc} $(WEB)/; \
+		npm ci --no-audit --no-fund --loglevel=error --prefix $(WEB); \
+		cp coordinator/web/test/package-lock.json $(WEB)/installed; \
 	fi
 	@command -v $(GO) >/dev/null || { echo "setup: install Go 1.26 or newer" >&2; exit 1; }
 
@@ -83,9 +94,9 @@ e2e: ## Run the end-to-end tests: real QEMU pairs, real clients, real faults
 test: setup lint unit race e2e ## Everything that has to pass before a change goes in
 
 .PHONY: test-web
-test-web: ## Drive the web page in Chromium (needs Debian's chromium; PICTURES=DIR leaves pictures)
-	@[[ -x /usr/bin/chromium ]] || { echo "test-web: apt-get install --no-install-recommends chromium" >&2; exit 1; }
-	COLOD_PICTURES=$(PICTURES) $(GO) test -count=1 -tags web -timeout 10m -run TestPage ./coordinator
+test-web: setup ## The pages in Chromium, those of a real pair too: a part of test, alone (PICTURES=DIR leaves pictures)
+	COLOD_PICTURES=$(PICTURES) $(GO) test -count=1 -timeout 10m -run '^(TestPage|TestHTMLInChromium)$$' ./coordinator ./internal/report
+	COLOD_PICTURES=$(PICTURES) $(GO) test -count=1 -v -timeout 20m -run '^TestReports$$' ./internal/lab/e2e
 
 .PHONY: test-long
 test-long: setup ## The end-to-end campaigns in full, with their figures (hours)
