@@ -26,7 +26,7 @@ const (
 func WriteHTML(w io.Writer, all []*Report, s *Summary) error {
 	p := &page{}
 	p.b.WriteString("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n")
-	p.b.WriteString(`<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">` + "\n")
+	p.b.WriteString(`<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">` + "\n")
 	p.b.WriteString(`<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">` + "\n")
 	p.f("<title>colod: divergences of %s</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>", s.Pair)
 	p.b.WriteString(styleSheet)
@@ -124,9 +124,18 @@ func (p *page) causes(s *Summary) {
 		}
 		p.f("<tr><td><i class=\"%s\"></i>%s<td class=n>%s<td class=n>%s<td class=n>%s ms<td class=n>%s ms<td class=n>%s<td>%s<td class=\"adv\">%s</tr>\n", hue(s, &c.Cause),
 			c.Cause.words(), fmt.Sprint(c.Cost.Count), fmt.Sprintf("%.1f", c.Cost.PerHour.Count), fmt.Sprintf("%.0f", c.Cost.StopMS),
-			fmt.Sprintf("%.0f", c.Cost.PerHour.StopMS), size(c.Cost.PerHour.Bytes), strings.Join(c.Flows, ", "), c.Cause.Advice)
+			fmt.Sprintf("%.0f", c.Cost.PerHour.StopMS), size(c.Cost.PerHour.Bytes), strings.Join(clean(c.Flows, 60), ", "), c.Cause.Advice)
 	}
 	p.b.WriteString("</tbody></table>\n")
+}
+
+// clean cuts each of the words to n bytes.
+func clean(words []string, n int) []string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = Clean(w, n)
+	}
+	return out
 }
 
 func (p *page) rules(s *Summary) {
@@ -271,7 +280,7 @@ func (p *page) table(all []*Report, shown map[uint64]bool) {
 			number = fmt.Sprintf(`<a href="#r%d">%d</a>`, r.Number, r.Number)
 		}
 		fmt.Fprintf(&p.b, "<tr><td class=n>%s", number)
-		p.f("<td>%s<td>%s<td>%s<td>%s<td class=n>%s<td class=n>%s<td class=n>%s</tr>\n", r.Time.UTC().Format(stamp), r.Reason, r.Cause.words(), r.Flow.where(),
+		p.f("<td>%s<td>%s<td>%s<td>%s<td class=n>%s<td class=n>%s<td class=n>%s</tr>\n", r.Time.UTC().Format(stamp), Clean(r.Reason, 40), r.Cause.words(), Clean(r.Flow.where(), 60),
 			r.Position.words(), us(r.Timing.HeldUS), r.Checkpoint.words())
 	}
 	p.b.WriteString("</tbody></table>\n")

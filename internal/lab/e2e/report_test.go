@@ -184,7 +184,7 @@ func (r *reportLab) formats(t *testing.T) {
 		}
 	}
 	err = browser.Run(t.Context(), browser.Script{
-		Name: "view.mjs", Env: []string{"COLOD_URL=file://" + filepath.Join(dir, "divergences.html"), "COLOD_NAME=divergences"},
+		Name: "view.mjs", Env: []string{"COLOD_PAGES=" + filepath.Join(dir, "divergences.html")},
 		Answers: browser.Answers{"seen": func(what string) (string, error) {
 			t.Logf("Chromium shows %s", what)
 			return "", nil
