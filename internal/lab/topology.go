@@ -285,7 +285,7 @@ func (l *Lab) block(ctx context.Context, n network, from, to string, blocked boo
 
 // absentRule tells that tc found nothing to delete.
 func absentRule(err error) bool {
-	for _, s := range []string{"Cannot find", "No such file or directory", "Invalid handle", "Parent Qdisc doesn't exists", "Specified filter"} {
+	for _, s := range []string{"Cannot find", "No such file or directory", "Invalid handle", "Parent Qdisc doesn't exists", "Specified filter", "Filter with specified priority"} {
 		if strings.Contains(err.Error(), s) {
 			return true
 		}
