@@ -114,6 +114,8 @@ func (k *disks) offer(ctx context.Context, s *session) error {
 	h := k.d.vm.Load()
 	s.setDisk(disk.NewSecondaryStream(func(err error) {
 		// What is posted here comes before whatever the speaker may do about it, its death included.
+		err = fmt.Errorf("disks of node %s: %w", k.d.node, err)
+		k.last.Store(&DiskFault{Disk: -1, Write: true, Text: err.Error(), At: time.Now(), vm: h.id})
 		k.d.post(pair.VMHung{VM: h.id, Reason: err.Error()})
 	}))
 	return nil

@@ -75,20 +75,23 @@ func (k *disks) found(h *vmHandle, status string) {
 func (k *disks) retry(h *vmHandle) {
 	t := time.NewTicker(retryEvery)
 	defer t.Stop()
-	for {
-		select {
-		case <-h.quit:
-			return
-		case <-k.d.ctx.Done():
-			return
-		case <-t.C:
+	// The first at once: a copy that failed may have stopped the guest, and is gone when the lane is free.
+	for first := true; ; first = false {
+		if !first {
+			select {
+			case <-h.quit:
+				return
+			case <-k.d.ctx.Done():
+				return
+			case <-t.C:
+			}
 		}
 		f := k.last.Load()
 		if f == nil || f.Stopped == "" || f.vm != h.id {
 			return
 		}
 		k.d.call(func() {
-			if !k.d.m.Paused() { // an operator wants it to stand still
+			if !k.d.m.HeldStill() {
 				k.d.vmLane.do(func() { k.again(h) })
 			}
 		})

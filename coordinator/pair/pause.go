@@ -109,6 +109,9 @@ func (m *Machine) resumed() {
 // Paused reports whether the guest here stands still because somebody stopped it.
 func (m *Machine) Paused() bool { return m.vm != 0 && m.vmPaused && m.state != Switching }
 
+// HeldStill reports whether an operator wants the guest to stand still, whoever runs it.
+func (m *Machine) HeldStill() bool { return m.keepPaused }
+
 func (m *Machine) askReboot(a Ask) string {
 	switch {
 	case m.role == Speaker && m.vm != 0 && (m.state == Solo || m.state == Protected || m.state == Checkpointing || m.state == Syncing):

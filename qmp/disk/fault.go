@@ -78,7 +78,7 @@ func FaultOf(e qmp.Event) (f Fault, ok bool) {
 		}
 		_ = json.Unmarshal(e.Data, &d) // what cannot be read stays unsaid
 		f.Where, f.Write, f.Text = Guest, d.Operation == "write", d.Reason
-		f.Disk = index(d.Node, "colod-disk")
+		f.Disk = max(index(d.Node, "colod-disk"), index(d.Node, "colod-copied"))
 		return f, d.Action == "stop"
 	case EventQuorumBad:
 		var d struct {
@@ -91,6 +91,9 @@ func FaultOf(e qmp.Event) (f Fault, ok bool) {
 		switch {
 		case index(d.Node, "colod-remote") >= 0:
 			f.Where, f.Disk = Remote, index(d.Node, "colod-remote")
+		case index(d.Node, "colod-saved") >= 0:
+			// What the write was to replace could not be copied there first.
+			f.Where, f.Disk = Remote, index(d.Node, "colod-saved")
 		case index(d.Node, "colod-base") >= 0:
 			f.Where, f.Disk = Local, index(d.Node, "colod-base")
 		case index(d.Node, "colod-top") >= 0:

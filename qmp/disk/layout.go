@@ -119,6 +119,8 @@ func nodeHidden(i int) string { return fmt.Sprintf("colod-hidden%d", i) } // ove
 func nodeRemote(i int) string { return fmt.Sprintf("colod-remote%d", i) } // the other node's image, a child of the quorum
 func nodeMirror(i int) string { return fmt.Sprintf("colod-mirror%d", i) } // the same as the copy's target
 func nodeDelta(i int) string  { return fmt.Sprintf("colod-delta%d", i) }  // the same as the target of what changed
+func nodeCopied(i int) string { return fmt.Sprintf("colod-copied%d", i) } // filter of the copy, above the quorum
+func nodeSaved(i int) string  { return fmt.Sprintf("colod-saved%d", i) }  // filter of the copy of what changed, above the image
 func jobCopy(i int) string    { return fmt.Sprintf("colod-copy%d", i) }
 func jobDelta(i int) string   { return fmt.Sprintf("colod-changed%d", i) }
 func exportName(i int) string { return fmt.Sprintf("disk%d", i) }

@@ -99,6 +99,8 @@ func TestFaultOf(t *testing.T) {
 		{EventJobEnded, `{"device":"colod-copy0","error":"Input/output error"}`, Fault{Remote, 0, true, "Input/output error"}, true},
 		{EventJobEnded, `{"device":"colod-copy0"}`, Fault{Remote, 0, true, ""}, false},
 		{"STOP", ``, Fault{Disk: -1}, false},
+		{EventQuorumBad, `{"node-name":"colod-saved1","type":"write","error":"Input/output error"}`, Fault{Remote, 1, true, "Input/output error"}, true},
+		{EventIOError, `{"node-name":"colod-copied2","operation":"write","action":"stop","reason":"Input/output error"}`, Fault{Guest, 2, true, "Input/output error"}, true},
 		{EventQuorumBad, `nonsense`, Fault{Local, -1, true, ""}, true},
 	} {
 		f, ok := FaultOf(qmp.Event{Name: c.name, Data: json.RawMessage(c.data)})

@@ -86,13 +86,15 @@ func (l *Layout) startCopy(ctx context.Context, q QMP, s Sync, i int) error {
 	}
 	err := q.Run(ctx, "blockdev-mirror", obj{
 		"job-id": jobCopy(i), "device": nodeDisk(i), "target": nodeMirror(i), "sync": what,
-		"copy-mode": "write-blocking", "auto-dismiss": false,
+		"copy-mode": "write-blocking", "auto-dismiss": false, "filter-node-name": nodeCopied(i),
 	}, nil)
 	if err != nil || s.Since == "" {
 		return err
 	}
 	// What was written since the images were equal, as it was when this job starts: what the guest writes
-	// meanwhile waits until its old content was copied, and is then mirrored over it.
+	// meanwhile waits until its old content was copied, and is then mirrored over it. If that cannot be copied the
+	// write fails, and the guest stops at it (QEMU block/copy-before-write.c): it is to be continued when the job
+	// is gone.
 	name, err := l.mergeBitmaps(ctx, q, i, s.Since)
 	if err != nil {
 		return err
@@ -102,7 +104,7 @@ func (l *Layout) startCopy(ctx context.Context, q QMP, s Sync, i int) error {
 	}
 	return q.Run(ctx, "blockdev-backup", obj{
 		"job-id": jobDelta(i), "device": nodeBase(i), "target": nodeDelta(i), "sync": "bitmap", "bitmap": name, "bitmap-mode": "never",
-		"auto-dismiss": false,
+		"auto-dismiss": false, "filter-node-name": nodeSaved(i),
 	}, nil)
 }
 

@@ -155,5 +155,5 @@ func refusal(code uint32) error {
 	if code == 0 || syscall.Errno(code) == syscall.ENOTSUP {
 		return nil
 	}
-	return fmt.Errorf("the image here refused a request: %w", syscall.Errno(code))
+	return fmt.Errorf("the image refused a request: %w", syscall.Errno(code))
 }
