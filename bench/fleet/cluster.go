@@ -18,7 +18,7 @@ const connections = 16
 
 // Cluster starts a real etcd cluster of that many members in a namespace of its own, and opens arbiters on it. All of it
 // goes with t.
-func Cluster(t testing.TB, members int) []Arbiter {
+func Cluster(t testing.TB, members int, change ...func(*etcd.Config)) []Arbiter {
 	ns := netnstest.New(t, "fleet-etcd")
 	cfg := lab.Config{Dir: filepath.Join(t.TempDir(), "etcd"), Members: lab.Local(ns.Name(), members)}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -37,11 +37,15 @@ func Cluster(t testing.TB, members int) []Arbiter {
 		t.Fatal(err)
 	}
 	var all []Arbiter
+	conf := etcd.Config{
+		Endpoints: c.Endpoints(), TLS: etcd.TLS{CA: files.CA, Cert: files.Cert, Key: files.Key},
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return ns.Dial(ctx, "tcp", addr) },
+	}
+	for _, f := range change {
+		f(&conf)
+	}
 	for range connections {
-		a, err := etcd.Open(t.Context(), etcd.Config{
-			Endpoints: c.Endpoints(), TLS: etcd.TLS{CA: files.CA, Cert: files.Cert, Key: files.Key},
-			Dial: func(ctx context.Context, addr string) (net.Conn, error) { return ns.Dial(ctx, "tcp", addr) },
-		})
+		a, err := etcd.Open(t.Context(), conf)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -11,27 +12,26 @@ import (
 const (
 	startLimit = 20 * time.Minute
 	faultLimit = 30 * time.Minute
-	// startRate is how many pairs are started in a second, all nodes together.
-	startRate = 400
+	// starting is how many pairs are being started at most: the next one begins when one is protected.
+	starting = 64
+	// wallLimit is how long one step may take in all.
+	wallLimit = 5 * time.Minute
 )
 
 // Fleet is one that runs.
 type Fleet struct {
-	w     *world
-	hosts int // lost with the last fault
+	w    *world
+	sums []Summary
 }
 
 // Start starts a fleet and waits until every pair is protected. Close it.
 func Start(ctx context.Context, cfg Config) (*Fleet, Summary, error) {
 	w := newWorld(ctx, cfg)
 	f := &Fleet{w: w}
-	for i, g := range w.all {
-		w.after(time.Duration(i)*time.Second/startRate, func() {
-			g.join(g.listed[0])
-			g.join(g.listed[1])
-		})
-	}
 	w.m.reset()
+	for range min(starting, len(w.all)) {
+		w.after(0, w.startNext)
+	}
 	began := time.Now()
 	w.run(startLimit, func() bool { return w.m.unprotected == 0 })
 	s := w.summary(0)
@@ -39,12 +39,41 @@ func Start(ctx context.Context, cfg Config) (*Fleet, Summary, error) {
 	return f, s, f.verdict(ctx)
 }
 
+// startNext starts the next pair.
+func (w *world) startNext() {
+	if w.started == len(w.all) {
+		return
+	}
+	g := w.all[w.started]
+	w.started++
+	g.join(g.listed[0])
+	g.join(g.listed[1])
+}
+
 // Close waits for what is still asked of the arbiters.
 func (f *Fleet) Close() { f.w.drain() }
+
+// why says where the first pairs that are not protected stand.
+func (f *Fleet) why() string {
+	var out []string
+	for _, g := range f.w.all {
+		if g.protected || g.gone || len(out) == 5 {
+			continue
+		}
+		line := g.name + ":"
+		for _, m := range g.members {
+			line += fmt.Sprintf(" %s %s %s (up %v, VM %v, arbiter busy %v): %s;", m.on.name, m.m.State(), m.m.Role(), m.on.up, m.alive(), m.arbBusy, m.m.Reason())
+		}
+		out = append(out, line)
+	}
+	return strings.Join(out, "\n")
+}
 
 // verdict is what must not have happened.
 func (f *Fleet) verdict(ctx context.Context) error {
 	switch {
+	case f.w.late:
+		return fmt.Errorf("not all pairs are protected after %s of the wall's clock, at %.0f s of simulated time:\n%s", wallLimit, f.w.now.Seconds(), f.why())
 	case f.w.fault != "":
 		return errors.New(f.w.fault)
 	case ctx.Err() != nil:

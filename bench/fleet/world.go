@@ -8,6 +8,7 @@
 package fleet
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
 	"fmt"
@@ -29,6 +30,8 @@ type Config struct {
 	Reserve bool
 	// Arbiters keep the records; nodes are spread over them.
 	Arbiters []Arbiter
+	// Limit of one question to the arbiter; 0 = colod's own, 3 s.
+	Limit time.Duration
 }
 
 // What the simulated hosts are like.
@@ -100,6 +103,9 @@ type world struct {
 	boots uint64
 	m     measures
 	fault string // what must never happen, and did
+	late  bool   // a step took too long
+
+	started int // pairs
 }
 
 func newWorld(ctx context.Context, cfg Config) *world {
@@ -135,7 +141,7 @@ func (w *world) ask(do func(context.Context) func()) {
 	w.under++
 	issued := w.now
 	go func() {
-		ctx, cancel := context.WithTimeout(w.ctx, arbLimit*time.Second)
+		ctx, cancel := context.WithTimeout(w.ctx, cmp.Or(w.cfg.Limit, arbLimit*time.Second))
 		defer cancel()
 		began := time.Now()
 		then := do(ctx)
@@ -151,9 +157,13 @@ func (w *world) take(a answer) {
 
 // run lets time pass until it is end, or until reports true. It reports whether that was the case.
 func (w *world) run(end time.Duration, until func() bool) bool {
+	began := time.Now()
 	for w.ctx.Err() == nil && w.fault == "" {
 		if until() {
 			return true
+		}
+		if w.late = time.Since(began) > wallLimit; w.late {
+			return false
 		}
 		for more := true; more; {
 			select {
@@ -280,6 +290,7 @@ func (g *guest) update() {
 		if protected {
 			w.m.unprotected--
 			w.m.lastProtected = w.now
+			w.after(0, w.startNext)
 		} else {
 			w.m.unprotected++
 		}
