@@ -54,6 +54,7 @@ func (s *apiServer) table() []apiRoute {
 		{http.MethodDelete, "/v1/nodes/{name}", s.forgetNode, "remove a node from the registry; Cluster"},
 		{http.MethodPost, "/v1/stop", s.stop, `stop colod; body {"with_guests":false}`},
 	}
+	t = append(t, s.adoptRoutes()...)
 	for _, op := range slices.Sorted(maps.Keys(apiOps)) {
 		t = append(t, apiRoute{http.MethodPost, "/v1/pairs/{name}/" + string(op), func(w http.ResponseWriter, r *http.Request) { s.ask(w, r, op) }, apiOps[op]})
 	}

@@ -49,6 +49,7 @@ type driver struct {
 
 	path Path
 	data DataPath
+	way  *way           // both of them
 	dog  sync.WaitGroup // watchers of VMs, and handlers of the peer's connections
 
 	vm       atomic.Pointer[vmHandle]
@@ -77,6 +78,12 @@ type driver struct {
 	ctx      context.Context // ends with the driver
 	cancel   context.CancelFunc
 	disk     *lane // what is written to disk
+
+	pending   atomic.Pointer[adoption] // taken instead of the next launch
+	foreign   atomic.Bool              // somebody else runs the guest, whose adoption has failed
+	launches  atomic.Bool              // an operator had the VM launched although it is somebody else's to start
+	adopting  atomic.Bool              // an adoption or a release is under way
+	releasing atomic.Bool              // the VM is let go instead of being ended
 
 	since  time.Time
 	exited chan struct{} // closed when the machine has come to rest after Quit
@@ -131,15 +138,9 @@ func newDriver(o driverOptions) (*driver, error) {
 	d.known.add(cfg.Peers(d.node)...)
 	d.stats.init()
 	d.disks = newDisks(d, self.StateDir)
-	path, err := plat.OpenPath(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("open network of pair %s: %w", cfg.Name, err)
+	if err := d.openWay(); err != nil {
+		return nil, err
 	}
-	data, err := plat.OpenDataPath(cfg, path, d.log, d.onProxy)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open data path of pair %s: %w", cfg.Name, err), path.Detach())
-	}
-	d.path, d.data = path, data
 	d.openReports(self)
 	d.m = pair.New(pair.Config{
 		Pair: cfg.Name, Self: d.node, Peers: cfg.Peers(d.node), First: cfg.First(d.node), Outside: o.Outside,
@@ -475,6 +476,9 @@ func (d *driver) Ask(ctx context.Context, a pair.Ask) error {
 		if err := d.disks.mayStart(); err != nil { // before the record is changed in vain
 			return err
 		}
+		if d.pending.Load() == nil {
+			d.launches.Store(true)
+		}
 	}
 	ch := make(chan string, 1)
 	var id uint64
@@ -503,8 +507,10 @@ func (d *driver) Ask(ctx context.Context, a pair.Ask) error {
 }
 
 // close ends the driver. The VM, if one runs, is left as it is, and so is
-// its way to the network.
-func (d *driver) close() error {
+// its way to the network. A guest that runs alone stays reachable through the kernel, unless connections are left that lived
+// through a takeover: then it is mute until colod runs again, which goes on with them, as after a crash. With open it is
+// reachable all the same, and such connections stand still.
+func (d *driver) close(open bool) error {
 	d.unwatch()
 	defer d.reports.close()
 	d.call(func() {
@@ -530,11 +536,13 @@ func (d *driver) close() error {
 	var errs []error
 	alone := d.m.State() == pair.Solo
 	if alone {
-		// In order, if it can; connections that have to be rewritten end with
-		// colod, and all others go on through the kernel.
 		ctx, cancel := context.WithTimeout(context.Background(), pathTimeout)
 		defer cancel()
 		errs = append(errs, d.data.Solo(ctx))
+		if n := d.data.Stats().Rewritten; n > 0 && !open {
+			alone = false
+			d.log.Warn().Int("connections", n).Msg("connections that lived through a takeover are kept: the guest is mute until colod runs again; colod stop would keep it reachable")
+		}
 	}
 	errs = append(errs, d.data.Close())
 	if alone {

@@ -27,7 +27,11 @@ func (d *driver) mute(a pair.Mute) {
 	ctx, cancel := context.WithTimeout(context.Background(), pathTimeout)
 	defer cancel()
 	ev := pair.Muted{Op: a.Op}
-	if err := d.data.Mute(ctx); err != nil {
+	mute := d.data.Mute
+	if d.releasing.Load() {
+		mute = func(context.Context) error { return d.way.handOver() }
+	}
+	if err := mute(ctx); err != nil {
 		ev.Err = err.Error()
 	}
 	d.post(ev)

@@ -219,7 +219,7 @@ func (d *driver) launchVM(a pair.LaunchVM, s *session) error {
 		return err
 	}
 	began := time.Now()
-	vm, err := d.plat.LaunchVM(ctx, d.cfg, d.dir, a.Incoming)
+	vm, err := d.startVM(ctx, a.Incoming)
 	if err != nil {
 		return err
 	}
@@ -264,6 +264,13 @@ func (d *driver) endVM(a pair.EndVM) {
 	defer cancel()
 	had := d.vm.Load()
 	ev := pair.VMGone{Op: a.Op}
+	if d.releasing.Load() {
+		if err := d.letVMGo(); err != nil {
+			ev.Err = err.Error()
+		}
+		d.post(ev)
+		return
+	}
 	if err := d.clear(ctx); err != nil {
 		ev.Err = err.Error()
 	} else if had != nil {

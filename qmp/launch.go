@@ -110,19 +110,7 @@ func (c *VMConfig) args(incoming bool) []string {
 		"-chardev", "file,id=console,path=" + in(FileConsole) + ",append=on",
 		"-serial", "chardev:console",
 	}
-	if c.Tap != "" {
-		// use-disabled-flag=off: a virtio device notes that its bus mastering is off in a flag which is part of the
-		// migrated state only while it is set (QEMU 7.2 to 11.1, hw/virtio/virtio.c). A secondary that loads a
-		// checkpoint at a moment of its boot at which the flag is set, from a primary on which it is not, keeps it
-		// for ever: its guest sends and receives nothing. Seen in 1 of 6 boots with checkpoints 50 ms apart, in
-		// 0 of 12 with the flag unused.
-		//
-		// guest_announce=off: with it, loading state frees a timer that the device's reset then uses (QEMU 7.2,
-		// virtio-net), so a guest that reboots after a checkpoint or a takeover ends its QEMU.
-		a = append(a,
-			"-netdev", "tap,id=net0,ifname="+c.Tap+",script=no,downscript=no,vhost=off",
-			"-device", "virtio-net-pci,id=nic0,netdev=net0,mac="+c.MAC+",romfile=,use-disabled-flag=off,guest_announce=off")
-	}
+	a = append(a, c.NICArgs()...)
 	if c.Kernel != "" {
 		a = append(a, "-kernel", c.Kernel)
 	}
@@ -137,6 +125,25 @@ func (c *VMConfig) args(incoming bool) []string {
 		a = append(a, "-incoming", "defer")
 	}
 	return a
+}
+
+// NICArgs are QEMU's arguments for the guest's network card; none without a tap.
+func (c *VMConfig) NICArgs() []string {
+	if c.Tap == "" {
+		return nil
+	}
+	// use-disabled-flag=off: a virtio device notes that its bus mastering is off in a flag which is part of the
+	// migrated state only while it is set (QEMU 7.2 to 11.1, hw/virtio/virtio.c). A secondary that loads a
+	// checkpoint at a moment of its boot at which the flag is set, from a primary on which it is not, keeps it
+	// for ever: its guest sends and receives nothing. Seen in 1 of 6 boots with checkpoints 50 ms apart, in
+	// 0 of 12 with the flag unused.
+	//
+	// guest_announce=off: with it, loading state frees a timer that the device's reset then uses (QEMU 7.2,
+	// virtio-net), so a guest that reboots after a checkpoint or a takeover ends its QEMU.
+	return []string{
+		"-netdev", "tap,id=net0,ifname="+c.Tap+",script=no,downscript=no,vhost=off",
+		"-device", "virtio-net-pci,id=nic0,netdev=net0,mac="+c.MAC+",romfile=,use-disabled-flag=off,guest_announce=off",
+	}
 }
 
 // monitorOption makes QEMU wait for its first client before it goes on. A client that connects while

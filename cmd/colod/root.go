@@ -132,7 +132,7 @@ does not answer.`,
 	})
 	root.AddCommand(
 		c.runCommand(), c.statusCommand(), c.topCommand(), c.eventsCommand(), c.protectCommand(), c.checkpointCommand(), c.failoverCommand(),
-		c.stopCommand(), c.startCommand(), c.doctorCommand(), c.configCommand(), c.certCommand(), c.tokenCommand(), c.versionCommand(), c.heartbeatCommand(),
+		c.stopCommand(), c.startCommand(), c.adoptCommand(), c.doctorCommand(), c.configCommand(), c.certCommand(), c.tokenCommand(), c.versionCommand(), c.heartbeatCommand(),
 		c.switchoverCommand(), c.migrateCommand(), c.maintenanceCommand(), c.vmCommand(), c.nodesCommand(), c.auditCommand(),
 		c.reportCommand(), c.recordCommand(), c.replayCommand(), lab.Command(),
 	)

@@ -65,7 +65,7 @@ func (c *cli) confirm(in io.Reader, warning, word string, yes bool) error {
 func (c *cli) vmCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vm",
-		Short: "Shut down, reboot, stop, continue, move or delete a guest",
+		Short: "Shut down, reboot, stop, continue, move, release or delete a guest",
 		Long: `Operations on a guest. All are told from failures: none of them, and none of the
 same made inside the guest or at QEMU's own monitor, starts a failover.`,
 		Args: noArgs,
@@ -78,7 +78,7 @@ same made inside the guest or at QEMU's own monitor, starts a failover.`,
 	stop := c.plainOp("stop", pair.OpPause, "Let a guest stand still",
 		"Stop lets the guest stand still, as QMP's stop does. It stays where it is and is not taken for\nhung; colod vm cont lets it go on.", "  colod vm stop guest1")
 	cont := c.plainOp("cont", pair.OpCont, "Let a guest that stands still go on", "Cont lets the guest go on, protected.", "  colod vm cont guest1")
-	cmd.AddCommand(shutdown, reboot, c.vmStartCommand(), stop, cont, c.vmDeleteCommand(), c.migrateCommand())
+	cmd.AddCommand(shutdown, reboot, c.vmStartCommand(), stop, cont, c.vmDeleteCommand(), c.releaseCommand(), c.migrateCommand())
 	return cmd
 }
 

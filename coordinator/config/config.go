@@ -141,6 +141,7 @@ type VM struct {
 	Append  string            `yaml:"append" default:"" doc:"Kernel command line."`
 	Args    []string          `yaml:"args" doc:"Further QEMU arguments, one a list item. Not: -qmp, -incoming, -netdev, -daemonize, -S."`
 	Env     map[string]string `yaml:"env" doc:"Environment variables added for QEMU."`
+	Adopt   bool              `yaml:"adopt" default:"false" doc:"Somebody else starts the guest's VM, such as libvirt: colod launches none by itself to speak with, and waits for colod adopt. Secondaries are launched all the same."`
 	Agent   string            `yaml:"agent" default:"" doc:"Unix socket of the QEMU guest agent, for which args make the device; that it answers is watched, and told. Empty means none."`
 	Grace   Duration          `yaml:"grace" default:"20s" doc:"How long colod stop waits for the guest to shut itself down before it is ended."`
 }

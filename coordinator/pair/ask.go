@@ -111,7 +111,11 @@ func (m *Machine) askStop(a Ask) string {
 			m.emit(PowerDown{})
 			return ""
 		}
-		m.endGuest("ended by an operator")
+		why := a.Why
+		if why == "" {
+			why = "ended by an operator"
+		}
+		m.endGuest(why)
 	case (m.role == Secondary || m.state == Standby) && m.forward(a):
 		m.awaitOf(a)
 	default:
@@ -139,6 +143,10 @@ func (m *Machine) askStart(a Ask) string {
 		m.reply(a, "")
 	case Promoting:
 		m.await(a)
+		if m.promote.launching && m.launching == 0 && m.ending == 0 && m.timers[timerRetry] != 0 {
+			m.clear(timerRetry)
+			m.promoteLaunch() // it waits to be tried again
+		}
 	default:
 		return m.busy()
 	}

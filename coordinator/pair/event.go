@@ -36,7 +36,8 @@ type (
 		// On is for OpMaintenance: on or off. For OpStart: make a guest
 		// that was deleted anew.
 		On bool
-		// Why is for OpMaintenance: the operator's sentence.
+		// Why is for OpMaintenance: the operator's sentence. For OpStop: the
+		// reason to be recorded, if it is not the usual one.
 		Why string
 		// Rev is for OpMaintenance: 0 for an operator's wish, and the one of
 		// Maintained when the driver gives back what it kept over a restart.

@@ -86,3 +86,6 @@ func (l *Layout) active(i int) string {
 func (l *Layout) hidden(i int) string {
 	return filepath.Join(l.Dir, fmt.Sprintf("disk%d-hidden.qcow2", i))
 }
+
+// Name is the block node that the guest's disk i is on.
+func Name(i int) string { return nodeDisk(i) }
