@@ -51,9 +51,11 @@ END
 
 guest_answers() { client timeout 10 curl -sf -o /dev/null http://192.0.2.10/counter; }
 
-# load_start begins connections that stay open until load_stop: one that is echoed, one that counts.
+# load_start begins, with the program $binary, connections that stay open until load_stop: one that is echoed, one that counts.
 load_start() {
 	mkfifo "$HOSTS_DIR/load.in"
+	: >"$HOSTS_DIR/load.out"
+	# shellcheck disable=SC2154 # set by the test
 	client "$binary" lab client <"$HOSTS_DIR/load.in" >"$HOSTS_DIR/load.out" 2>"$HOSTS_DIR/load.err" &
 	load_pid=$!
 	exec {load_fd}>"$HOSTS_DIR/load.in"

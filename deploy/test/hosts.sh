@@ -25,6 +25,15 @@ HOSTS_PACKAGES=(qemu-system-x86 qemu-utils etcd-server nftables)
 hosts_base() {
 	base=$HOSTS_CACHE/base-2
 	[[ -e $base/complete ]] && return
+	mkdir -p "$HOSTS_CACHE"
+	exec {base_lock}>"$HOSTS_CACHE/lock"
+	flock "$base_lock"
+	hosts_make_base || { exec {base_lock}>&-; return 1; }
+	exec {base_lock}>&-
+}
+
+hosts_make_base() {
+	[[ -e $base/complete ]] && return # another test has made it meanwhile
 	local t
 	for t in debootstrap:debootstrap dpkg-scanpackages:dpkg-dev ssh-keygen:openssh-client; do
 		command -v "${t%%:*}" >/dev/null || { echo "${t%%:*} is missing: install ${t##*:}" >&2; return 1; }
