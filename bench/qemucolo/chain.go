@@ -30,6 +30,9 @@ const (
 // checkpointDelay is QEMU's own period of checkpoints in ms (its default).
 const checkpointDelay = 20000
 
+// announceRounds is how often QEMU announces a guest's address after a takeover (its default).
+const announceRounds = 5
+
 // Options of a chain.
 type Options struct {
 	Memory int64 // bytes
@@ -212,6 +215,10 @@ func Save(ctx context.Context, l *lab.Lab, o Options, file string) error {
 func (c *Chain) protect(ctx context.Context) error {
 	sock := filepath.Join(c.dir, "mig")
 	if err := c.Secondary.PrepareSecondary(ctx, sock); err != nil {
+		return err
+	}
+	// QEMU announces a guest that takes over by itself; colod, which does that in its own way, has just turned it off.
+	if err := c.Secondary.Monitor().Run(ctx, "migrate-set-parameters", map[string]int{"announce-rounds": announceRounds}, nil); err != nil {
 		return err
 	}
 	if _, err := c.Primary.StartColo(ctx, sock); err != nil {

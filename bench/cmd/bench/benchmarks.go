@@ -9,6 +9,7 @@ import (
 	"colod/bench/colocompare"
 	"colod/bench/datapath"
 	"colod/bench/drop"
+	"colod/bench/failover"
 	"colod/bench/link"
 	"colod/bench/load"
 	"colod/bench/relay"
@@ -23,6 +24,7 @@ var benchmarks = []rig.Benchmark{
 	dataPath,
 	linkUse,
 	systems.Benchmark,
+	failover.Benchmark,
 	relay.Benchmark,
 	checkpoint.Benchmark,
 }
