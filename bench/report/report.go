@@ -1,4 +1,4 @@
-// Package report is the form of the benchmarks' results: JSON for machines, Markdown for readers.
+// Package report is the form of the benchmarks' results: JSON for machines, Markdown with plots and one HTML file for readers.
 package report
 
 import (
@@ -92,6 +92,9 @@ type Figure struct {
 	Min    float64   `json:"min"`
 	Max    float64   `json:"max"`
 	Rounds []float64 `json:"rounds"`
+	// Spread is (max-min)/median, 0 for one round. P99 is the 99th percentile where there are at least manyRounds of them.
+	Spread float64  `json:"spread"`
+	P99    *float64 `json:"p99,omitempty"`
 	// Ratio is the median over the rounds of this value to the reference system's of the same round; 0 for none.
 	Ratio       float64   `json:"ratio,omitempty"`
 	RatioMin    float64   `json:"ratio_min,omitempty"`
@@ -100,12 +103,16 @@ type Figure struct {
 	RatioRounds []float64 `json:"ratio_rounds,omitempty"`
 }
 
+// manyRounds is how many values a percentile of them needs to say something.
+const manyRounds = 20
+
 // Goal is a figure that is wanted, and whether it was reached.
 type Goal struct {
 	Text    string  `json:"text"`
 	Want    float64 `json:"want"`
 	Got     float64 `json:"got"`
 	Unit    string  `json:"unit"`
+	Most    bool    `json:"most"` // Want is the most that may be, not the least that must
 	Reached bool    `json:"reached"`
 }
 
@@ -218,6 +225,13 @@ func (s *Sheet) Case() Case {
 				continue
 			}
 			f.Median, f.Min, f.Max = Median(f.Rounds), slices.Min(f.Rounds), slices.Max(f.Rounds)
+			if f.Median != 0 {
+				f.Spread = (f.Max - f.Min) / f.Median
+			}
+			if len(f.Rounds) >= manyRounds {
+				p := Percentile(f.Rounds, 99)
+				f.P99 = &p
+			}
 			if ref := s.values[[2]string{s.systems[0], f.Name}]; i > 0 {
 				for r := range min(len(ref), len(f.Rounds)) {
 					if ref[r] != 0 {
@@ -255,11 +269,11 @@ func (r *Result) Find(casename, system, figure string) (Figure, bool) {
 
 // AtLeast and AtMost add a goal.
 func (r *Result) AtLeast(text string, want, got float64, unit string) {
-	r.Goals = append(r.Goals, Goal{text, want, got, unit, got >= want})
+	r.Goals = append(r.Goals, Goal{text, want, got, unit, false, got >= want})
 }
 
 func (r *Result) AtMost(text string, want, got float64, unit string) {
-	r.Goals = append(r.Goals, Goal{text, want, got, unit, got <= want})
+	r.Goals = append(r.Goals, Goal{text, want, got, unit, true, got <= want})
 }
 
 // Write puts r into dir as NAME.json.

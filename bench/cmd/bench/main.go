@@ -172,13 +172,5 @@ func writeReport(file, dir string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	if err := report.Markdown(f, results); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
+	return report.WriteAll(file, results)
 }
