@@ -40,9 +40,11 @@ func TestManual(t *testing.T) {
 	}
 	speaker := st.Speaker
 	pairName := regexp.MustCompile(`\b` + regexp.QuoteMeta(st.Pair) + `\b`)
+	dir := t.TempDir()
 	path := filepath.Dir(program) + ":" + os.Getenv("PATH")
 	run := func(command string) (string, int, error) {
 		cmd := l.Command(ctx, speaker, "sh", "-c", strings.ReplaceAll(command, "guest1", st.Pair))
+		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "PATH="+path, "COLOD_SOCKET="+l.Socket(speaker))
 		b, err := cmd.CombinedOutput()
 		// A checkpoint may be under way at any time; that is protected, too.

@@ -41,7 +41,7 @@ func TestReports(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		fn   func(*testing.T)
-	}{{"causes", r.causes}, {"formats", r.formats}, {"replay", r.replay}, {"page", r.page}, {"tolerance", r.tolerance}} {
+	}{{"causes", r.causes}, {"formats", r.formats}, {"top", r.top}, {"replay", r.replay}, {"page", r.page}, {"tolerance", r.tolerance}} {
 		t.Run(part.name, func(t *testing.T) {
 			r.t = t
 			part.fn(t)
