@@ -10,6 +10,7 @@ import (
 	"colod/bench/datapath"
 	"colod/bench/drop"
 	"colod/bench/failover"
+	"colod/bench/fleet"
 	"colod/bench/link"
 	"colod/bench/load"
 	"colod/bench/relay"
@@ -27,6 +28,7 @@ var benchmarks = []rig.Benchmark{
 	failover.Benchmark,
 	relay.Benchmark,
 	checkpoint.Benchmark,
+	fleet.Benchmark,
 }
 
 var coloCompare = rig.Benchmark{
