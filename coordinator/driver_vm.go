@@ -12,6 +12,7 @@ import (
 
 	"colod/coordinator/pair"
 	"colod/coordinator/peer"
+	"colod/internal/netconn"
 	"colod/qmp"
 	"colod/qmp/relay"
 )
@@ -477,7 +478,7 @@ func (d *driver) dialStream(ctx context.Context, s *session, class peer.Class, t
 	s.carries(raw)
 	conn := raw
 	if !plain {
-		t := tls.Client(raw, d.id.Client(s.with))
+		t := tls.Client(netconn.Gather(raw), d.id.Client(s.with))
 		if err := t.HandshakeContext(ctx); err != nil {
 			raw.Close()
 			return nil, fmt.Errorf("secure the %s connection: %w", class, err)

@@ -9,6 +9,7 @@ import (
 
 	"colod/coordinator/peer"
 	"colod/internal/certs"
+	"colod/internal/netconn"
 	"colod/proxy"
 )
 
@@ -107,7 +108,7 @@ func (n *Node) handleState(ctx context.Context, raw net.Conn, plain bool) {
 func (n *Node) receiveStream(ctx context.Context, raw net.Conn, plain bool) (conn net.Conn, name string, g *stateGreeting, err error) {
 	conn = raw
 	if !plain {
-		if conn, name, err = n.secure(ctx, raw); err != nil {
+		if conn, name, err = n.secure(ctx, netconn.Gather(raw)); err != nil {
 			return nil, "", nil, err
 		}
 	}

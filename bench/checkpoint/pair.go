@@ -16,6 +16,7 @@ import (
 	"colod/internal/certs"
 	"colod/internal/lab"
 	"colod/internal/lab/guest"
+	"colod/internal/netconn"
 	"colod/qmp"
 	"colod/qmp/relay"
 )
@@ -196,7 +197,7 @@ func (p *protection) join(t *rig.TB, ctx context.Context, in, out string) {
 		t.Must(err)
 		idb, err := identity(p.h.certs, lab.NodeB)
 		t.Must(err)
-		ca, cb := tls.Client(a, ida.Client(lab.NodeB)), tls.Server(b, idb.Server([]string{lab.NodeA}))
+		ca, cb := tls.Client(netconn.Gather(a), ida.Client(lab.NodeB)), tls.Server(netconn.Gather(b), idb.Server([]string{lab.NodeA}))
 		done := make(chan error, 1)
 		go func() { done <- cb.HandshakeContext(ctx) }()
 		t.Must(errors.Join(ca.HandshakeContext(ctx), <-done))

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"colod/internal/certs"
+	"colod/internal/netconn"
 	"colod/qmp/relay"
 )
 
@@ -96,7 +97,7 @@ func (e *end) make(ctx context.Context, out io.Writer) (*relay.Relay, error) {
 		if err != nil {
 			return nil, err
 		}
-		t := tls.Server(c, id.Server([]string{nodeA}))
+		t := tls.Server(netconn.Gather(c), id.Server([]string{nodeA}))
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, err
 		}
@@ -116,7 +117,7 @@ func (e *end) connect(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := tls.Client(c, id.Client(nodeB))
+	t := tls.Client(netconn.Gather(c), id.Client(nodeB))
 	return t, t.HandshakeContext(ctx)
 }
 

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -9,11 +10,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"colod/internal/netconn"
 )
 
 const (
 	pipeSize = 1 << 20 // bytes in flight in a splice pipe; the default of unprivileged users' limit
 	copySize = 256 << 10
+	// recordSize is the most that one of TLS's records holds (RFC 8446, 5.1).
+	recordSize = 16 << 10
 )
 
 // pumpForward moves the forward stream until its end (nil) or an error.
@@ -100,15 +105,26 @@ func spliceOnce(wait func(func(uintptr) bool) error, op func(fd int) (int64, err
 }
 
 // copy moves bytes through our own memory, each piece as soon as it is there.
-func (r *Relay) copy(to io.Writer, from io.Reader) error {
+func (r *Relay) copy(to, from net.Conn) error {
 	buf := make([]byte, copySize)
+	out, in := netconn.RecordsOf(to), netconn.RecordsOf(from)
+	if t, ok := to.(*tls.Conn); ok {
+		if err := t.Handshake(); err != nil { // done already as a rule
+			return err
+		}
+	}
 	for {
 		n, err := from.Read(buf)
+		for in != nil && err == nil && len(buf)-n >= recordSize && in.Whole() {
+			var more int
+			more, err = from.Read(buf[n:]) // does not wait: the record is here
+			n += more
+		}
 		if n > 0 {
 			r.forward.Add(uint64(n))
 			r.track.sawForward(time.Now())
 			r.writing.Store(true)
-			_, err := to.Write(buf[:n])
+			err := pass(to, out, buf[:n])
 			r.writing.Store(false)
 			if err != nil {
 				return err
@@ -121,6 +137,19 @@ func (r *Relay) copy(to io.Writer, from io.Reader) error {
 			return err
 		}
 	}
+}
+
+// pass writes b, all records of it together where the connection is TLS.
+func pass(to net.Conn, out *netconn.Records, b []byte) error {
+	if out == nil {
+		_, err := to.Write(b)
+		return err
+	}
+	out.Hold()
+	if _, err := to.Write(b); err != nil {
+		return err
+	}
+	return out.Flush()
 }
 
 // pumpBack moves the back channel, reading what it says, all of it: also what cannot be passed on any more.

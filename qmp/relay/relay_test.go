@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"colod/internal/netconn"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -68,7 +70,7 @@ func newChainOpt(t testing.TB, encrypt, copies bool) *chain {
 	a, b := tcpPipe(t)
 	if encrypt {
 		conf := testTLS(t)
-		a, b = tls.Client(a, conf), tls.Server(b, conf)
+		a, b = tls.Client(netconn.Gather(a), conf), tls.Server(netconn.Gather(b), conf)
 	}
 	dir := socketDir(t)
 	x := &chain{sock: filepath.Join(dir, "p.sock"), records: make(chan Checkpoint, 1000)}
