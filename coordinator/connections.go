@@ -26,6 +26,7 @@ type connections struct {
 	mu   sync.Mutex
 	next *[]byte // to be written; nil: nothing is
 	busy bool    // a goroutine writes
+	work sync.WaitGroup
 }
 
 // fileConnections is the file's name. Its first line is the identity of the VM that it belongs to.
@@ -38,7 +39,7 @@ func (c *connections) save(b []byte) {
 	c.next = &b
 	if !c.busy {
 		c.busy = true
-		go c.write()
+		c.work.Go(c.write)
 	}
 }
 
@@ -94,6 +95,13 @@ func (c *connections) load() ([]byte, error) {
 		return nil, fmt.Errorf("load connections: %w", err)
 	}
 	return []byte(table), nil
+}
+
+// Close is the data path's; what it had to be kept is on disk then.
+func (d hostDataPath) Close() error {
+	err := d.Proxy.Close()
+	d.conns.work.Wait()
+	return err
 }
 
 // Solo is the data path's, which goes on with the connections that an earlier process has left.

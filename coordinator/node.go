@@ -85,6 +85,8 @@ type Node struct {
 	strange  chan struct{} // somebody unknown has knocked
 	quit     chan bool     // asks Run to end, with the guests or without
 	quitOnce sync.Once
+
+	reachable atomic.Bool // guests are to be reachable without colod, whatever that costs
 }
 
 // stopTimeout bounds the orderly end of the pairs. What does not end in it is
@@ -133,6 +135,7 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case w := <-n.quit:
 		withGuests = withGuests || w
+		n.reachable.Store(true) // somebody means it: this is not systemd's restart
 	}
 	n.opt.Notify("STOPPING=1")
 	n.log.Info().Bool("with_guests", withGuests).Msg("colod is being stopped")
@@ -252,7 +255,7 @@ func (n *Node) rest(withGuests bool) {
 		wg.Go(func() {
 			if withGuests {
 				grace := d.cfg.VM.Grace.D()
-				ctx, cancel := context.WithTimeout(context.Background(), grace+stopTimeout)
+				ctx, cancel := context.WithTimeout(context.Background(), grace+stopTimeout/3)
 				if err := d.Ask(ctx, pair.Ask{Op: pair.OpStop, Grace: grace}); err != nil {
 					d.log.Warn().Err(err).Msg("the guest was not ended")
 				}
@@ -301,7 +304,7 @@ func (n *Node) close() error {
 		}
 	}
 	for _, d := range n.all() {
-		errs = append(errs, d.close())
+		errs = append(errs, d.close(n.reachable.Load()))
 	}
 	if n.surface != nil {
 		errs = append(errs, n.surface.close())

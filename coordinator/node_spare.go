@@ -250,7 +250,7 @@ func (n *Node) retire(d *driver) {
 	case <-d.exited:
 	case <-time.After(stopTimeout):
 	}
-	err := errors.Join(d.close(), statefile.Remove(n.guestFile(d.cfg.Name)))
+	err := errors.Join(d.close(false), statefile.Remove(n.guestFile(d.cfg.Name)))
 	if r := n.registry(); r != nil {
 		ctx, cancel := context.WithTimeout(n.ctx, arbiterLimit(n.cfg))
 		defer cancel()
