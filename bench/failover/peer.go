@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"colod/bench/qemucolo"
@@ -111,7 +112,7 @@ func (c *chain) heartbeats(ctx context.Context) (<-chan struct{}, error) {
 		return nil, fmt.Errorf("listen for heartbeats: %w", err)
 	}
 	err = c.lab.In(lab.NodeA, func() (err error) {
-		out, err = net.Dial("udp4", fmt.Sprintf("%s:%d", lab.NodeBIPv4, beatPort))
+		out, err = net.Dial("udp4", net.JoinHostPort(lab.NodeBIPv4, strconv.Itoa(beatPort)))
 		return err
 	})
 	if err != nil {

@@ -29,7 +29,7 @@ type Config struct {
 	// LatencyBound that. With a LatencyBound it is the longest one.
 	Interval time.Duration
 	// LatencyBound, if not 0, is what the longest wait of a frame in epoch mode is to stay below: the interval follows
-	// from it and from how long checkpoints take.
+	// from it and from how long checkpoints take. It may then be shorter than MinInterval, down to MinBoundInterval.
 	LatencyBound time.Duration
 }
 
@@ -37,6 +37,9 @@ type Config struct {
 const (
 	MinInterval     = 5 * time.Millisecond
 	DefaultInterval = 25 * time.Millisecond // Remus' default (Cully et al., NSDI 2008)
+	// MinBoundInterval is the shortest interval that a LatencyBound leads to. A bound of 5 ms holds a checkpoint of 2 to 4 ms and
+	// what is left: with MinInterval it could never be kept.
+	MinBoundInterval = time.Millisecond
 
 	// window is how long checkpoints are counted before lock-step is judged, and how long a trial of it lasts.
 	window = 2 * time.Second
@@ -45,9 +48,10 @@ const (
 	more  = 1.25
 	fewer = 0.8
 	// A trial of lock-step is made after firstTrial in epoch mode; each that fails doubles the time to the next, up to
-	// lastTrial. One that succeeds sets it back.
+	// lastTrial. One that succeeds sets it back. A trial costs some checkpoints; a load whose output is equal again costs what
+	// epochs cost until the next trial, so that must not be far.
 	firstTrial = 4 * time.Second
-	lastTrial  = 2 * time.Minute
+	lastTrial  = 30 * time.Second
 	// decay is how much of the longest checkpoint so far is remembered at the next one.
 	decay = 0.98
 )
@@ -68,7 +72,9 @@ type Controller struct {
 	count    int           // checkpoints that divergence caused, since then
 	trial    time.Duration // time in epoch mode before the next trial of lock-step
 	trying   bool          // lock-step is on trial
-	total    float64       // decayed maximum of the length of checkpoints, s
+	total    float64       // decayed maximum of what a checkpoint adds to the interval, s
+	last     time.Duration // of the last look in epoch mode; 0: none
+	ran      time.Duration // interval that was asked for then
 }
 
 // New makes a controller; now is the time in which the others count.
@@ -95,7 +101,7 @@ func (c *Controller) interval() time.Duration {
 		return c.cfg.Interval
 	}
 	d := c.cfg.LatencyBound - time.Duration(c.total*float64(time.Second))
-	return min(max(d, MinInterval), c.cfg.Interval)
+	return min(max(d, MinBoundInterval), c.cfg.Interval)
 }
 
 // Checkpoint tells of a completed checkpoint: how long it held output, from the request to the release, and whether
@@ -109,6 +115,7 @@ func (c *Controller) Checkpoint(total time.Duration, diverged bool) {
 
 // Look decides anew. It belongs behind each checkpoint, and into a slow tick. The decision has a reason if the mode changes.
 func (c *Controller) Look(now time.Duration) Decision {
+	c.late(now)
 	if c.cfg.Kind != Adaptive {
 		return c.Decision()
 	}
@@ -125,8 +132,8 @@ func (c *Controller) Look(now time.Duration) Decision {
 	each := c.interval().Seconds() + c.total
 	limit := in.Seconds() / each // checkpoints that epochs would have needed meanwhile
 	switch n := float64(c.count); {
-	case in < window && (!c.trying || n < more*window.Seconds()/each):
-		return c.Decision() // too early to tell, unless a trial has failed already
+	case in < window && n < more*window.Seconds()/each:
+		return c.Decision() // too early to tell, unless there were enough for the whole window already
 	case n >= more*limit && n >= 2:
 		rate := n / in.Seconds()
 		if c.trying {
@@ -141,6 +148,20 @@ func (c *Controller) Look(now time.Duration) Decision {
 	}
 	c.since, c.count = now, 0
 	return c.Decision()
+}
+
+// late takes what an epoch was longer than its interval: a timer and a loop that are late add to a checkpoint's own time, and a
+// frame waits for all of it. More than the bound is not told apart: the interval is then the shortest anyway.
+func (c *Controller) late(now time.Duration) {
+	if !c.buffered || c.cfg.LatencyBound == 0 {
+		c.last = 0
+		return
+	}
+	if c.last != 0 {
+		over := min(now-c.last-c.ran, c.cfg.LatencyBound)
+		c.total = max(c.total, over.Seconds())
+	}
+	c.last, c.ran = now, c.interval()
 }
 
 func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecond) }
