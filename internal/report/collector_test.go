@@ -78,10 +78,13 @@ func TestReportIsWhole(t *testing.T) {
 	}
 }
 
-// TestFlood: a hundred thousand divergences at once cost bounded space and are all accounted for; nobody waits.
+// TestFlood: a hundred thousand divergences at once cost bounded space and bounded work, which is the rate of those that are
+// looked at and written, and are all accounted for; nobody waits.
 func TestFlood(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "r")
-	c := collector(t, Options{Dir: dir, Rate: 50, Limits: Limits{MaxSize: leastMaxSize}})
+	const rate = 50
+	began := time.Now()
+	c := collector(t, Options{Dir: dir, Rate: rate, Limits: Limits{MaxSize: leastMaxSize}})
 	const n = 100_000
 	for i := range uint32(n) {
 		c.Diverged(diverged(i+1, 0, true), 1)
@@ -91,6 +94,9 @@ func TestFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	st := c.Stats()
+	if most := uint64(10*rate + rate*time.Since(began).Seconds() + 1); st.Written > most {
+		t.Errorf("%d reports were made, at most %d are in the budget", st.Written, most)
+	}
 	all := readAll(t, dir, Filter{})
 	if st.Written == 0 || st.Bytes > leastMaxSize || len(all) == 0 || uint64(len(all)) > st.Written {
 		t.Errorf("%+v, %d reports", st, len(all))
