@@ -31,6 +31,7 @@ type Log struct {
 	flows   map[frame.FlowKey]*flow
 	lasts   []*flow // those with a frame in last, in the order in which they got it
 	epoch   uint64  // checkpoints since the log began
+	spare   spare
 
 	refused uint64
 }
@@ -123,7 +124,7 @@ func (l *Log) Add(now int64, key frame.FlowKey, p *frame.Parsed, buf []byte) boo
 			return false
 		}
 	}
-	l.entries = append(l.entries, entry{f, p.SegEnd(), l.epoch, now, append([]byte(nil), buf...)})
+	l.entries = append(l.entries, entry{f, p.SegEnd(), l.epoch, now, l.spare.copyOf(buf)})
 	l.bytes += len(buf)
 	f.kept++
 	return true
@@ -140,6 +141,7 @@ func (e *entry) needed() bool { return !e.flow.dead && !(e.told() && e.has()) }
 func (l *Log) free(i int) {
 	e := &l.entries[i]
 	l.bytes -= len(e.buf)
+	l.spare.put(e.buf)
 	e.flow.kept--
 	*e = entry{}
 }
@@ -208,6 +210,7 @@ func (l *Log) Checkpoint(now int64) {
 		if e.told() || e.epoch+2 <= l.epoch {
 			e.flow.kept--
 			l.bytes -= len(e.buf)
+			l.spare.put(e.buf)
 			e.flow, e.buf = gone, nil
 		}
 	}
