@@ -107,12 +107,21 @@ campaign: setup ## One end-to-end campaign in full: make campaign TEST=TestLossO
 	COLOD_LONG=1 COLOD_RESULTS=$(RESULTS) $(GO) test -count=1 -v -timeout 4h -run '^$(TEST)$$' ./internal/lab/e2e
 
 .PHONY: bench
-bench: setup build ## Measure beside QEMU's comparison and the kernel's forwarding; writes bench/results and bench/REPORT.md
-	$(GO) run ./bench/cmd/bench
+bench: setup build ## Measure everything beside its peers, half an hour (root; ONLY=NAME,NAME for some); writes bench/results and bench/REPORT.*
+	$(GO) run ./bench/cmd/bench $(if $(ONLY),-only $(ONLY))
 
 .PHONY: bench-quick
-bench-quick: setup build ## The same, short, into a temporary directory
-	$(GO) run ./bench/cmd/bench --quick
+bench-quick: setup build ## The same, a few minutes, into a temporary directory: shows that it works
+	$(GO) run ./bench/cmd/bench -quick $(if $(ONLY),-only $(ONLY))
+
+.PHONY: bench-report
+bench-report: ## Write bench/REPORT.* anew from bench/results
+	$(GO) run ./bench/cmd/bench -render
+
+.PHONY: bench-compare
+bench-compare: ## Compare the stages of the hot path with a revision: make bench-compare BASE=REVISION (WHAT=REGEXP, ROUNDS=10)
+	@[[ -n "$(BASE)" ]] || { echo "bench-compare: BASE=REVISION is missing" >&2; exit 2; }
+	bench/compare.sh $(BASE) $(WHAT)
 
 .PHONY: deb
 deb: build ## Build the Debian package in dist (reproducible)
