@@ -397,8 +397,8 @@ func (ck checker) vm(p *Pair, key string) {
 }
 
 func (ck checker) timing(p *Pair, key string) {
-	if p.Hold.Min.D() < 100*time.Microsecond || p.Hold.Min.D() > time.Second {
-		ck.bad(key+".hold.min", fmt.Sprintf("%s is out of range", p.Hold.Min), "use 100us to 1s")
+	if p.Hold.Min.D() < 100*time.Microsecond || p.Hold.Min.D() > 5*time.Second {
+		ck.bad(key+".hold.min", fmt.Sprintf("%s is out of range", p.Hold.Min), "use 100us to 5s")
 	}
 	if p.Hold.Max < p.Hold.Min {
 		ck.bad(key+".hold.max", fmt.Sprintf("%s is less than hold.min, %s", p.Hold.Max, p.Hold.Min), "write a larger one")

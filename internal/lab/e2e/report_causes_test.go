@@ -30,7 +30,7 @@ func (r *reportLab) causes(t *testing.T) {
 	// What the client gets beside the head of the answer is the primary's: so it is known independently of the report.
 	answers := map[string]bool{}
 	ask := func(path string) func() {
-		return func() { answers[string(r.curl(path))] = true }
+		return func() { answers[string(r.curl(path, 5))] = true }
 	}
 	// position checks the place of the first difference against what a client got.
 	position := func(x *report.Report) {
@@ -55,7 +55,7 @@ func (r *reportLab) causes(t *testing.T) {
 	}
 
 	// Asked without a pause over one connection, some answer is made when one copy's clock shows the next second already.
-	date := r.until("HTTP Date", ask("/date?[1-500]"), is(report.KindHTTPDate))
+	date := r.until("HTTP Date", ask("/date?[1-100000]"), is(report.KindHTTPDate))
 	position(date)
 	if !bytes.Contains(date.Bytes.Primary[:date.Bytes.At], []byte("\r\nDate: ")) || !date.Cause.Sure || date.Flow.Service != "http" {
 		t.Errorf("date: %+v in %q", date.Cause, date.Bytes.Primary[:date.Bytes.At])
@@ -75,7 +75,7 @@ func (r *reportLab) causes(t *testing.T) {
 	hello := r.until("TLS handshake", func() {
 		for range 5 {
 			if _, err := r.client("curl", "-s", "-o", "/dev/null", "--cacert", r.CACert(), "https://"+image.GuestIPv4+"/static/1k"); err != nil {
-				t.Fatalf("https: %v", err)
+				t.Logf("https: %v", err)
 			}
 		}
 	}, func(x *report.Report) bool {
@@ -89,7 +89,7 @@ func (r *reportLab) causes(t *testing.T) {
 	kex := r.until("ssh key exchange", func() {
 		argv := append(append([]string{"ssh"}, client.SSHArgs(r.SSHKey(), r.KnownHosts())...), "root@"+image.GuestIPv4, "true")
 		if _, err := r.client(argv...); err != nil {
-			t.Fatalf("ssh: %v", err)
+			t.Logf("ssh: %v", err)
 		}
 	}, func(x *report.Report) bool {
 		return is(report.KindSSHKex)(x) && x.Bytes != nil && x.Cause.Field == "KEXINIT cookie"
@@ -126,7 +126,7 @@ func (r *reportLab) causes(t *testing.T) {
 	counter := r.until("counter race", func() {
 		out, err := r.client("curl", "-s", "-i", "--parallel", "--parallel-immediate", "--parallel-max", "8", "http://"+image.GuestIPv4+"/counter?[1-16]")
 		if err != nil {
-			t.Fatalf("counters: %v", err)
+			t.Logf("counters: %v", err)
 		}
 		for _, a := range strings.SplitAfter(string(out), "HTTP/1.1 ") {
 			answers["HTTP/1.1 "+strings.TrimSuffix(a, "HTTP/1.1 ")] = true
@@ -134,30 +134,21 @@ func (r *reportLab) causes(t *testing.T) {
 	}, func(x *report.Report) bool { return is(report.KindCounter)(x) && x.Position.Absolute })
 	position(counter)
 
-	// The secondary stands still for longer than the hold budget, and not so long that it counts as hung.
+	// The secondary gets next to no processor for longer than the hold budget; it does not stand still, as a hung one would.
 	lag := r.until("lagging secondary", func() {
 		st := r.protected()
-		standby := st.Standby
-		if standby == "" {
-			return // it has just been lost
-		}
-		budget := time.Duration(st.Path.BudgetMS * float64(time.Millisecond))
-		if budget > 1600*time.Millisecond {
-			time.Sleep(time.Second) // it follows the cost of the last checkpoint, and comes down again
-			return
-		}
-		vm, err := r.VM(standby)
+		vm, err := r.VM(other(st.Speaker))
 		if err != nil {
-			return
+			return // it has just been lost
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		get := r.Command(ctx, lab.Client, "curl", "-s", "-o", "/dev/null", "http://"+image.GuestIPv4+"/static/20k")
-		freeze(t, vm, budget+300*time.Millisecond, get)
+		slow(t, vm, time.Duration(st.Path.BudgetMS*float64(time.Millisecond))+2*time.Second, get)
 	}, func(x *report.Report) bool {
 		return x.Cause.Kind == report.KindLag && x.Flow.Service == "http" && !x.Flow.Outgoing
 	})
-	if lag.Reason != "silence-secondary" || lag.Timing.HeldUS < int64(time.Second/time.Microsecond) || lag.Bytes != nil || lag.Position.Exact {
+	if lag.Reason != "silence-secondary" || lag.Timing.HeldUS < 3_000_000 || lag.Bytes != nil || lag.Position.Exact || lag.Position.Seq == 0 {
 		t.Errorf("lag: %+v", lag)
 	}
 
@@ -173,17 +164,18 @@ func (r *reportLab) causes(t *testing.T) {
 	}
 }
 
-// freeze stops a process for a time in which a client asks.
-func freeze(t *testing.T, pid int, d time.Duration, client *exec.Cmd) {
+// slow lets a process run for a hundredth of a time in which a client asks.
+func slow(t *testing.T, pid int, d time.Duration, client *exec.Cmd) {
 	t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		return // it has just ended
-	}
-	err := client.Start()
-	time.Sleep(d)
-	_ = syscall.Kill(pid, syscall.SIGCONT) // it may have been ended for that
-	if err != nil {
+	if err := client.Start(); err != nil {
 		t.Fatal(err)
+	}
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		// It may have ended meanwhile; the next round looks for it anew.
+		_ = syscall.Kill(pid, syscall.SIGSTOP)
+		time.Sleep(500 * time.Millisecond)
+		_ = syscall.Kill(pid, syscall.SIGCONT)
+		time.Sleep(5 * time.Millisecond)
 	}
 	_ = client.Wait() // how it fares is not the matter here
 }
