@@ -1,6 +1,6 @@
 #!/bin/bash
 # Follows the part "By hand" of docs/install.md on two hosts of deploy/test/hosts.sh,
-# command by command as it stands there, until the daemons know each other.
+# command by command as it stands there, etcd included, until the daemons know each other.
 #
 #   deploy/test/byhand.sh BINARY
 set -euo pipefail
@@ -14,34 +14,49 @@ die() { echo "byhand.sh: $*" >&2; exit 1; }
 
 hosts_up a b
 shared=$HOSTS_DIR/shared
-mkdir -m 777 "$shared/arbiter"
 deb=$("$top/deploy/deb/build.sh" 1.0.0 "$binary" "$shared")
-mapfile -t commands < <(sed -n '/^## By hand/,/^## Good/ s/^    //p' "$top/docs/install.md")
+guide() { sed -n "/^##* $1/,/^##* $2/ s/^    //p" "$top/docs/install.md"; } # FROM TO: what stands there indented
+mapfile -t commands < <(guide "By hand" "etcd by hand")
+mapfile -t etcd < <(guide "etcd by hand" "Good to know" | grep -v '^ETCD_')
 ((${#commands[@]} == 10)) || die "the guide has ${#commands[@]} commands by hand; this test knows 10"
-run() { # HOST N: runs the Nth command of the guide
-	local c=${commands[$2]//colod_VERSION_amd64.deb/\/srv\/shared\/${deb##*/}}
+((${#etcd[@]} == 5)) || die "the guide has ${#etcd[@]} commands for etcd; this test knows 5"
+run() { # HOST COMMAND
+	local c=${2//colod_VERSION_amd64.deb/\/srv\/shared\/${deb##*/}}
 	echo "$1: $c"
-	on "$1" sh -c "cd /srv/shared && $c" || die "failed on $1: $c"
+	on "$1" env DEBIAN_FRONTEND=noninteractive sh -c "cd /srv/shared && ${c/apt-get install/apt-get install -q -y}" >"$HOSTS_DIR/said" 2>&1 ||
+		{ cat "$HOSTS_DIR/said" >&2; die "failed on $1: $c"; }
 }
 for n in a b; do
-	run $n 0 # the packages
-	run $n 1
+	on "$n" apt-get -q update >"$HOSTS_DIR/said"
+	run $n "${commands[0]}" # the packages
+	run $n "${commands[1]}"
 done
-for i in 2 3 4; do run a $i; done # certificates
+for i in 2 3 4; do run a "${commands[i]}"; done # certificates
+
+for i in 0 1 2 3 4; do run a "${etcd[i]}"; done
+mkdir "$shared/member"
+cp "$shared"/etcd-ca/{ca.pem,member1.pem,member1.key} "$shared/member/"
+guide "etcd by hand" "Good to know" | grep '^ETCD_' >"$shared/member/default"
+on a sh -c 'mkdir -p /etc/etcd; cp /srv/shared/member/*.pem /srv/shared/member/*.key /etc/etcd/; chown -R etcd: /etc/etcd; cp /srv/shared/member/default /etc/default/etcd'
+grep -q 'then .systemctl restart etcd.\.' "$top/docs/install.md" || die "the guide does not say how etcd is started"
+run a "systemctl restart etcd"
+
 for n in a b; do
-	cp "$shared/ca/ca.pem" "$shared/ca/$n.pem" "$shared/ca/$n.key" "$shared/"
-	on $n sh -c "cp /srv/shared/ca.pem /srv/shared/$n.pem /srv/shared/$n.key /etc/colod/"
-	on $n sh -c "sed -e 's|^node: .*|node: $n|; s|^  cert: .*|  cert: $n.pem|; s|^  key: .*|  key: $n.key|' \
-		-e 's|^    path: .*|    path: /srv/shared/arbiter|' -e 's|^      # accel: .*|      accel: tcg|' \
-		/usr/share/doc/colod/examples/colod.yaml >/etc/colod/colod.yaml"
+	for f in "ca/ca.pem ca.pem" "ca/$n.pem $n.pem" "ca/$n.key $n.key" "etcd-ca/ca.pem etcd-ca.pem" "etcd-ca/$n.pem etcd.pem" "etcd-ca/$n.key etcd.key"; do
+		on $n cp "/srv/shared/${f% *}" "/etc/colod/${f#* }"
+	done
+	on $n sh -c "sed -e 's|^node: .*|node: $n|; s|^  cert: .*|  cert: $n.pem|; s|^  key: .*|  key: $n.key|; s|^      # accel: .*|      accel: tcg|' \
+		-e '/^  file:\$/d; /^    path: /d; s|^  ## |  |' /usr/share/doc/colod/examples/colod.yaml |
+		sed -e 's|^    endpoints: .*|    endpoints: [\"https://198.51.100.1:2379\"]|' \
+			-e 's|^    ca: .*|    ca: etcd-ca.pem|; s|^    cert: .*|    cert: etcd.pem|; s|^    key: .*|    key: etcd.key|' >/etc/colod/colod.yaml"
 	[[ $n == a ]] || on $n sed -i 's|^listen: .*|listen: 198.51.100.2:7420|' /etc/colod/colod.yaml
-	# What "systemctl edit colod" would write.
-	on $n sh -c 'mkdir -p /etc/systemd/system/colod.service.d; printf "[Service]\nReadWritePaths=/srv/shared/arbiter\n" \
-		>/etc/systemd/system/colod.service.d/override.conf; systemctl daemon-reload'
-	for i in 5 6 7 8 9; do run $n $i; done
+	for i in 5 6 7 8 9; do run $n "${commands[i]}"; done
 done
 # shellcheck disable=SC2317 # called by hosts_wait
 met() { on "$1" colod status --json | grep -q '"up": true'; }
 hosts_wait 60 "a does not reach b" met a
 hosts_wait 60 "b does not reach a" met b
+# shellcheck disable=SC2317 # called by hosts_wait
+kept() { on a colod nodes --json | grep -q '"name": "b"'; } # only etcd's registry and the link know it
+hosts_wait 60 "etcd does not know b" kept
 echo "done"

@@ -117,7 +117,11 @@ hosts_up "${hosts[@]}"
 mkdir -m 777 "$HOSTS_DIR/shared/arbiter"
 export SOURCE_DATE_EPOCH=1790000000
 deb1=$("$top/deploy/deb/build.sh" 1.0.0 "$binary" "$HOSTS_DIR/out")
-deb2=$("$top/deploy/deb/build.sh" 1.0.1 "$binary" "$HOSTS_DIR/out")
+# The same under the next version's name.
+deb2=$HOSTS_DIR/out/colod_1.0.1_amd64.deb
+dpkg-deb -R "$deb1" "$HOSTS_DIR/next"
+sed -i 's/^Version: .*/Version: 1.0.1/' "$HOSTS_DIR/next/DEBIAN/control"
+dpkg-deb --root-owner-group -Znone -b "$HOSTS_DIR/next" "$deb2" >/dev/null
 for n in "${hosts[@]}"; do on "$n" apt-get -q update >"$HOSTS_DIR/apt.log"; done
 
 # The example inventory, and what is of this test.
@@ -224,7 +228,7 @@ two() {
 	hosts_boot a
 	hosts_wait 300 "the guest is not protected again" protected_by b a
 	load_stop "everything"
-	uninstall -e '{"colod_remove_packages": ["qemu-system-x86", "qemu-utils"]}'
+	uninstall -e '{"colod_autoremove": true, "colod_remove_packages": ["qemu-system-x86", "qemu-utils"]}'
 }
 
 three() {
@@ -285,7 +289,7 @@ three() {
 	play site.yml
 	unchanged "site.yml after the return"
 	load_stop "everything"
-	uninstall -e '{"colod_remove_packages": ["qemu-system-x86", "qemu-utils", "etcd-server", "nftables"]}'
+	uninstall -e '{"colod_autoremove": true, "colod_remove_packages": ["qemu-system-x86", "qemu-utils", "etcd-server", "nftables"]}'
 }
 
 "$2"
