@@ -231,6 +231,7 @@ func faultCommand(name *string) *cobra.Command {
   kill-colod     SIGKILL the node's colod; its guest goes on
   restart-colod  end the node's colod in order and start it again
   freeze-vm      SIGSTOP the node's QEMU; thaw-vm: SIGCONT
+  mute-vm        take the guest's device down: its VM runs on, and nothing of it is heard; unmute-vm: up
   freeze-colod   SIGSTOP the node's colod; thaw-colod: SIGCONT
   partition      cut the nodes from each other; --from a --to b: this direction only
   isolate        cut all wires of the node: to its peers, the clients, the arbiter

@@ -20,6 +20,8 @@ const (
 	RestartColod = "restart-colod"
 	FreezeVM     = "freeze-vm"
 	ThawVM       = "thaw-vm"
+	MuteVM       = "mute-vm"
+	UnmuteVM     = "unmute-vm"
 	FreezeColod  = "freeze-colod"
 	ThawColod    = "thaw-colod"
 	Partition    = "partition"
@@ -34,7 +36,7 @@ const (
 )
 
 // FaultKinds are all faults, and the ways to mend them.
-var FaultKinds = []string{KillVM, KillNode, KillColod, RestartColod, FreezeVM, ThawVM, FreezeColod, ThawColod,
+var FaultKinds = []string{KillVM, KillNode, KillColod, RestartColod, FreezeVM, ThawVM, MuteVM, UnmuteVM, FreezeColod, ThawColod,
 	Partition, Isolate, CutPath, CutLAN, CutArbiter, Blip, StopArbiter, StartArbiter, Heal}
 
 // AllPaths as Fault.Path means every path between the nodes.
@@ -43,7 +45,8 @@ const AllPaths = -1
 // Fault is one thing to break or to mend.
 type Fault struct {
 	Kind string
-	// Node that it hits. Empty means the speaker's; for heal and the thaws every node; for partition none in particular.
+	// Node that it hits. Empty means the speaker's; for heal, the thaws and unmute-vm every node; for partition none in
+	// particular.
 	Node string
 	// From and To of a partition: nothing from one reaches the other; To empty means every other node.
 	From, To string
@@ -65,7 +68,7 @@ func (l *Lab) Break(ctx context.Context, f Fault) (string, error) {
 	if err := l.checkFault(f); err != nil {
 		return "", err
 	}
-	if f.Node == "" && slices.Contains([]string{KillVM, KillNode, KillColod, RestartColod, FreezeVM, FreezeColod, Isolate, CutLAN}, f.Kind) {
+	if f.Node == "" && slices.Contains([]string{KillVM, KillNode, KillColod, RestartColod, FreezeVM, MuteVM, FreezeColod, Isolate, CutLAN}, f.Kind) {
 		st, err := l.Status(ctx)
 		if err != nil {
 			return "", fmt.Errorf("make fault %s: find the speaker: %w (name a node with --node)", f.Kind, err)
@@ -117,6 +120,19 @@ func (l *Lab) do(ctx context.Context, f Fault) (string, error) {
 		return l.signalVM(f.Node, syscall.SIGSTOP, "froze")
 	case ThawVM:
 		return l.thaw(f.Node, "virtual machine", l.VM)
+	case MuteVM:
+		return fmt.Sprintf("unplugged the guest's device of node %s, whose VM runs on", f.Node), l.setTap(ctx, f.Node, false)
+	case UnmuteVM:
+		var said []string
+		for _, n := range l.Nodes() {
+			if f.Node == "" || n == f.Node {
+				if err := l.setTap(ctx, n, true); err != nil {
+					return "", err
+				}
+				said = append(said, n)
+			}
+		}
+		return "plugged in the guest's device of " + strings.Join(said, ", "), nil
 	case KillColod:
 		return l.signalColod(f.Node, syscall.SIGKILL, "killed")
 	case FreezeColod:
@@ -160,6 +176,18 @@ func (l *Lab) signalVM(node string, sig syscall.Signal, did string) (string, err
 		return "", err
 	}
 	return fmt.Sprintf("%s the virtual machine (process %d) of node %s", did, pid, node), nil
+}
+
+// guestTap is the tap of the guest on each node.
+const guestTap = "vm0"
+
+// setTap makes the guest's tap carry frames, or none: the VM runs on, is copied to and takes checkpoints.
+func (l *Lab) setTap(ctx context.Context, node string, up bool) error {
+	state := "down"
+	if up {
+		state = "up"
+	}
+	return ip(ctx, "-n", l.ns(node), "link", "set", guestTap, state)
 }
 
 func (l *Lab) signalColod(node string, sig syscall.Signal, did string) (string, error) {

@@ -44,7 +44,7 @@ func oneMemberKilled(*lab.Status) *lab.Fault {
 
 var partitions = []partitionCase{
 	{name: "both-ways", fault: cutBoth, every: true},
-	{name: "speaker-unheard", fault: speakerUnheard},
+	{name: "speaker-unheard", fault: speakerUnheard, every: true},
 	{name: "secondary-unheard", fault: secondaryUnheard},
 	{name: "speaker-isolated", fault: speakerAlone},
 	{name: "secondary-isolated", fault: secondaryAlone},
@@ -108,12 +108,15 @@ func TestPartitions(t *testing.T) {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
+			var own figures
 			for range rounds(1, 5) {
-				gaps = append(gaps, partitioned(t, c))
+				own = append(own, partitioned(t, c))
 				if t.Failed() {
 					return
 				}
 			}
+			gaps = append(gaps, own...)
+			record(t, map[string]any{"partition": c.name, "gap_ms": own})
 		})
 	}
 	record(t, map[string]any{"gap_ms": gaps})
