@@ -92,7 +92,7 @@ func New(t *rig.TB, o Options) *Pair {
 	p.host.Addr("rep", "198.51.100.1/24")
 	p.peer.Addr("rep", "198.51.100.2/24")
 	var err error
-	p.conf, err = newTLS()
+	p.conf, err = TLS()
 	t.Must(err)
 	mac, _ := net.ParseMAC(guestMAC)
 	neighbour(t, p.client, "eth0", guestIP, guestMAC)
@@ -408,8 +408,8 @@ func sub(a, b proxy.Stats) proxy.Stats {
 	return a
 }
 
-// newTLS is a configuration by which two ends with one certificate trust each other.
-func newTLS() (*tls.Config, error) {
+// TLS is a configuration by which two ends with one certificate trust each other.
+func TLS() (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"colod/bench/relay"
 	"colod/bench/report"
 	"colod/bench/rig"
+	"colod/bench/scale"
 	"colod/bench/systems"
 )
 
@@ -28,6 +29,7 @@ var benchmarks = []rig.Benchmark{
 	failover.Benchmark,
 	relay.Benchmark,
 	checkpoint.Benchmark,
+	scale.Benchmark,
 	fleet.Benchmark,
 }
 
