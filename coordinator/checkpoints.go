@@ -111,6 +111,16 @@ func (s *stats) checkpointsAfter(from int) ([]CheckpointRecord, int) {
 	return s.records.after(from)
 }
 
+// lastState is how many bytes of state the newest checkpoint has carried.
+func (s *stats) lastState() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.records.n == 0 {
+		return 0
+	}
+	return s.records.last[(s.records.n-1)%len(s.records.last)].Bytes
+}
+
 // checkpoints streams a pair's records, one JSON object a line, oldest first.
 func (s *surface) checkpoints(w http.ResponseWriter, r *http.Request) {
 	d := s.n.driverOf(r.PathValue("name"))

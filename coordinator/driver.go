@@ -17,6 +17,7 @@ import (
 	"colod/coordinator/arbiter"
 	"colod/coordinator/config"
 	"colod/coordinator/mode"
+	"colod/coordinator/pace"
 	"colod/coordinator/pair"
 	"colod/coordinator/placement"
 	"colod/internal/certs"
@@ -61,6 +62,7 @@ type driver struct {
 	askID    uint64
 	stats    stats
 	mode     *mode.Controller // loop only, as is buffered
+	pace     *pace.Controller // loop only
 	buffered bool             // the mode that the data path was told
 	epochs   atomic.Bool      // the same, for other goroutines
 	reports  reporter

@@ -5,6 +5,7 @@ import (
 
 	"colod/coordinator/config"
 	"colod/coordinator/mode"
+	"colod/coordinator/pace"
 )
 
 // modeConfig is what the configuration says of how a pair is kept in step.
@@ -15,6 +16,7 @@ func modeConfig(p *config.Pair) mode.Config {
 
 // startMode sets the first mode; it is called before the loop begins.
 func (d *driver) startMode() {
+	d.pace = pace.New(pace.Config{Idle: d.cfg.Checkpoint.IdleInterval.D(), Limit: d.cfg.Checkpoint.DirtyLimit.Bytes()})
 	d.mode = mode.New(modeConfig(d.cfg), 0)
 	d.setMode(d.mode.Decision())
 }
@@ -23,6 +25,7 @@ func (d *driver) startMode() {
 func (d *driver) lookAtMode(took time.Duration, diverged bool) {
 	began := d.buffered // the epoch that begins with this checkpoint
 	d.mode.Checkpoint(took, diverged)
+	d.pace.Checkpoint(time.Since(d.start), d.stats.lastState(), took)
 	dec := d.mode.Look(time.Since(d.start))
 	if dec.Reason != "" {
 		to := "lockstep"
@@ -47,7 +50,7 @@ func (d *driver) setMode(dec mode.Decision) {
 	if dec.Buffered {
 		d.m.SetIdleInterval(dec.Interval)
 	} else {
-		d.m.SetIdleInterval(d.cfg.Checkpoint.IdleInterval.D())
+		d.m.SetIdleInterval(d.pace.Interval())
 	}
 }
 

@@ -151,7 +151,7 @@ type Disk struct {
 	Path   string `yaml:"path" required:"true" example:"/var/lib/colod/guest1.qcow2" doc:"Image file or block device on this node. Of a replicated disk each node has its own; that of a node that has none yet is made."`
 	Format string `yaml:"format" default:"qcow2" enum:"raw,qcow2" doc:"Format of the image."`
 	Size   Size   `yaml:"size" required:"true" example:"8G" doc:"Virtual size; the image must have it."`
-	Kind   string `yaml:"kind" default:"replicated" enum:"replicated,shared" doc:"replicated: the speaker's writes go to the image of the secondary's node too. shared: all nodes see one image, which the guest may only read."`
+	Kind   string `yaml:"kind" default:"replicated" enum:"replicated,shared" refused:"shared-writable=a disk that both nodes see and the guest writes is not offered: both copies of the guest would write it, and what the lost one wrote since the last checkpoint could not be taken back; use kind replicated with an image on each node, or let the guest itself mount a network file system" doc:"replicated: the speaker's writes go to the image of the secondary's node too. shared: all nodes see one image, which the guest may only read."`
 }
 
 // Hold bounds the wait for agreement.
@@ -169,6 +169,7 @@ type Epoch struct {
 // Checkpoint configures checkpoints.
 type Checkpoint struct {
 	IdleInterval Duration `yaml:"idle_interval" default:"10s" doc:"Longest time without a checkpoint; 0s means no limit. A checkpoint proves that the secondary can still be reached."`
+	DirtyLimit   Size     `yaml:"dirty_limit" default:"16M" doc:"In lock-step, how much changed memory may wait for a checkpoint: one is taken in the background before more is expected, but for that never for more than 1 % of the time. What waits is what the next divergence stops the guest for. 0M means any amount."`
 	Timeout      Duration `yaml:"timeout" default:"10s" doc:"A checkpoint that takes longer means that the other side is lost."`
 	Retrigger    Duration `yaml:"retrigger" default:"1s" doc:"If QEMU has not stopped the guest that long after it was asked for a checkpoint, it is asked again."`
 	SyncTimeout  Duration `yaml:"sync_timeout" default:"10m" doc:"Limit of the first copy of the guest to the other node, its disks included."`
