@@ -83,6 +83,8 @@ func Start(ctx context.Context, l *lab.Lab, o Options) (*Chain, error) {
 	return c, c.protect(ctx)
 }
 
+func (c *Chain) runDir(node string) string { return filepath.Join(c.lab.Dir(), node, "q") }
+
 func (c *Chain) makeTap(ctx context.Context, node string) error {
 	for _, args := range [][]string{
 		{"ip", "tuntap", "add", tap, "mode", "tap", "vnet_hdr"},
@@ -100,7 +102,11 @@ func (c *Chain) launch(ctx context.Context, node string, o Options, chardevs []s
 	kernel, initrd, cmdline := c.lab.Boot()
 	cfg := qmp.VMConfig{
 		Name: "peer", Accel: qmp.TCG, CPU: c.lab.CPU(), Memory: o.Memory, Kernel: kernel, Initrd: initrd, Append: cmdline,
-		Tap: tap, MAC: lab.GuestMAC, Args: chardevs, RunDir: filepath.Join(c.dir, node),
+		Tap: tap, MAC: lab.GuestMAC, Args: chardevs,
+		RunDir: c.runDir(node), // below the node's directory, where the lab's faults look for its machine
+	}
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return nil, fmt.Errorf("start QEMU's COLO: %w", err)
 	}
 	if accel, _ := c.lab.Accel(); accel == "kvm" {
 		cfg.Accel = qmp.KVM
@@ -282,6 +288,7 @@ func (c *Chain) Close() error {
 			}
 			return nil
 		})
+		errs = append(errs, os.RemoveAll(c.runDir(node)))
 	}
 	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
 }
