@@ -24,6 +24,9 @@ TOOLS := qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mkfs.ext4:e2fspr
 	tcpdump:tcpdump ssh:openssh-client scp:openssh-client redis-cli:redis-tools iperf3:iperf3 wget:wget curl:curl \
 	socat:socat cc:gcc dpkg-deb:dpkg etcd:etcd-server promtool:prometheus tshark:tshark \
 	tmux:tmux chromium:chromium node:nodejs npm:npm
+# The same for what checks deploy.
+CHECK_TOOLS := systemd-analyze:systemd shellcheck:shellcheck yamllint:yamllint ansible-lint:ansible-lint ansible-playbook:ansible \
+	lintian:lintian dpkg-deb:dpkg xz:xz-utils man:man-db zsh:zsh fish:fish xmllint:libxml2-utils ocf-tester:resource-agents
 
 # Where the modules of npm are that drive the pages; never in the tree.
 WEB := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/colod/web
@@ -32,8 +35,11 @@ WEB := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/colod/web
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: setup
+.PHONY: setup setup-check
+setup-check: TOOLS := $(CHECK_TOOLS)
+setup-check: ## Install what check-deploy needs and is missing, in the same way
 setup: ## Install what is missing on this machine, from Debian's packages (needs root)
+setup setup-check:
 	@missing=; \
 	for t in $(TOOLS); do \
 		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${t%%:*}" >/dev/null || missing="$$missing $${t##*:}"; \
@@ -91,7 +97,7 @@ e2e: ## Run the end-to-end tests: real QEMU pairs, real clients, real faults
 	$(GO) test -count=1 -v -timeout 30m ./internal/lab/e2e
 
 .PHONY: test
-test: setup lint unit race e2e ## Everything that has to pass before a change goes in
+test: setup lint unit race e2e check-deploy ## Everything that has to pass before a change goes in
 
 .PHONY: test-web
 test-web: setup ## The pages in Chromium, those of a real pair too: a part of test, alone (PICTURES=DIR leaves pictures)
@@ -132,8 +138,16 @@ tarball: build ## Build the tarball with checksums and bill of materials in dist
 	deploy/tarball/build.sh $(VERSION) $(BIN) dist
 
 .PHONY: check-deploy
-check-deploy: build ## Static checks of what is in deploy (names the Debian packages that it needs)
+check-deploy: setup-check build ## Check what is in deploy: units, scripts, playbooks, package, completion, man pages
 	deploy/check.sh $(BIN)
+
+.PHONY: test-ocf
+test-ocf: setup setup-check build ## Run Pacemaker's ocf-tester with the agent against a real pair (root; some minutes)
+	deploy/ocf/test.sh $(BIN)
+
+.PHONY: test-libvirt
+test-libvirt: setup build ## Adopt a domain of a real libvirtd (root; needs libvirt-daemon, libvirt-daemon-driver-qemu, libvirt-clients)
+	deploy/libvirt/test.sh $(BIN)
 
 .PHONY: test-deploy
 test-deploy: build ## Playbooks and guide on two booted hosts (root; needs ansible, debootstrap, openssh-client)

@@ -43,7 +43,8 @@ install -D -m 644 "$here/copyright" "$doc/copyright"
 install -D -m 644 "$here/lintian-overrides" "$root/usr/share/lintian/overrides/colod"
 install -d "$doc/examples"
 "$binary" config example >"$doc/examples/colod.yaml"
-install -m 644 "$top"/deploy/prometheus/*.yml "$top/deploy/grafana/colod.json" "$top/docs/openapi.yaml" "$doc/examples/"
+install -m 644 "$top"/deploy/prometheus/*.yml "$top/deploy/grafana/colod.json" "$top/docs/openapi.yaml" "$top/deploy/libvirt/domain.xml" "$doc/examples/"
+install -D -m 755 "$top/deploy/ocf/colod" "$root/usr/lib/ocf/resource.d/colod/colod"
 
 install -d "$root/usr/share/bash-completion/completions" "$root/usr/share/zsh/vendor-completions" \
 	"$root/usr/share/fish/vendor_completions.d" "$root/usr/share/man/man1"

@@ -35,6 +35,8 @@ install -d "$root/systemd" "$root/completions" "$root/man"
 install -m 644 "$top/LICENSE" "$root/LICENSE"
 install -m 644 "$top/docs/install.md" "$root/INSTALL.md"
 install -m 644 "$top"/deploy/systemd/colod.{service,sysusers,tmpfiles} "$root/systemd/"
+install -D -m 755 "$top/deploy/ocf/colod" "$root/ocf/colod"
+install -D -m 644 "$top/deploy/libvirt/domain.xml" "$root/libvirt/domain.xml"
 "$binary" config example >"$root/colod.yaml.example"
 for shell in bash zsh fish; do
 	"$binary" completion "$shell" >"$root/completions/colod.$shell"
