@@ -298,6 +298,11 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, key string, sf reflect.Str
 		d.add(at(n), key, what, cure)
 		return
 	}
+	if word, why, ok := strings.Cut(sf.Tag.Get("refused"), "="); ok && text == word { // known, and not offered
+		what, cure, _ := strings.Cut(why, "; ")
+		d.add(at(n), key, what, cure)
+		return
+	}
 	if enum := sf.Tag.Get("enum"); enum != "" {
 		words := strings.Split(enum, ",")
 		if indexOf(words, text) < 0 {

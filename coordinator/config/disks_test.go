@@ -27,6 +27,7 @@ func TestDisks(t *testing.T) {
 		{"[{path: /a, size: 1000K}]", "pairs[0].disks[0].size: 1000K is out of range; use 1M to 64T"},
 		{"[{path: /a, size: 1G, format: vmdk}]", `pairs[0].disks[0].format: "vmdk" is not known; write one of raw, qcow2`},
 		{"[{path: /a, size: 1G, kind: local}]", `pairs[0].disks[0].kind: "local" is not known; write one of replicated, shared`},
+		{"[{path: /a, size: 1G, kind: shared-writable}]", "pairs[0].disks[0].kind: a disk that both nodes see and the guest writes is not offered: both copies of the guest would write it"},
 		{"[{path: /a, size: 1G}, {path: /b/../a, size: 1G}]", "pairs[0].disks[1].path: /a is also the image of disk 0 of pair guest1; give each disk its own image"},
 		{"[" + strings.Repeat("{path: /a, size: 1G, kind: shared},", 17) + "]", "pairs[0].disks: 17 disks are listed; list at most 16"},
 	} {

@@ -14,9 +14,9 @@ import (
 type Disk struct {
 	Size string `json:"size"` // such as "64M"
 	Kind string `json:"kind"` // "replicated" or "shared"
-	// Images are their paths, by node; of a shared disk all are one. The first node's must exist, unless the
-	// disk is replicated: then it is made.
-	Images map[string]string `json:"images"`
+	// Image is the path of a shared disk, which must exist. Each node has that of a replicated one in its own
+	// directory, where it is made.
+	Image string `json:"image,omitempty"`
 }
 
 // DiskImage is the path of the guest's first disk on a node.
@@ -27,6 +27,11 @@ func (l *Lab) DiskImage(node string) string {
 	return filepath.Join(l.nodeDir(node), "disk.raw")
 }
 
+// MoreImage is the path of a further disk, the first of which is 0, on a node.
+func (l *Lab) MoreImage(node string, i int) string {
+	return filepath.Join(l.nodeDir(node), fmt.Sprintf("more%d.raw", i))
+}
+
 // diskConfig is one disk in a node's configuration file.
 type diskConfig struct{ Path, Size, Kind string }
 
@@ -35,8 +40,12 @@ func (l *Lab) disks(node string) (all []diskConfig) {
 	if l.state.Disk != "" {
 		all = append(all, diskConfig{l.DiskImage(node), l.state.Disk, "replicated"})
 	}
-	for _, d := range l.state.MoreDisks {
-		all = append(all, diskConfig{d.Images[node], d.Size, d.Kind})
+	for i, d := range l.state.MoreDisks {
+		path := d.Image
+		if path == "" {
+			path = l.MoreImage(node, i)
+		}
+		all = append(all, diskConfig{path, d.Size, d.Kind})
 	}
 	return all
 }

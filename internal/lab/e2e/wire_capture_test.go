@@ -77,7 +77,9 @@ func (c *capture) segments() (all []tcpSegment) {
 			continue
 		}
 		ip := p[linuxSLL:]
-		ip = ip[:min(len(ip), int(binary.BigEndian.Uint16(ip[2:])))]
+		if n := int(binary.BigEndian.Uint16(ip[2:])); n >= 20 && n < len(ip) {
+			ip = ip[:n] // without padding
+		}
 		head := int(ip[0]&15) * 4
 		if len(ip) < head+20 {
 			continue
