@@ -124,10 +124,14 @@ func (k *disks) say(reason string) {
 }
 
 // note keeps a fault for the status. It reports whether it is a new one: not the repetition of the last within
-// a minute.
+// a minute. While the guest stands still at a fault that one stays: QEMU tells of others late, one a second.
 func (k *disks) note(h *vmHandle, f disk.Fault, stopped string) bool {
 	now := &DiskFault{Disk: f.Disk, Write: f.Write, Text: f.String(), At: time.Now(), Stopped: stopped, vm: h.id}
-	was := k.last.Swap(now)
+	was := k.last.Load()
+	if stopped == "" && was != nil && was.Stopped != "" && was.vm == h.id {
+		return false
+	}
+	k.last.Store(now)
 	return was == nil || was.Text != now.Text || was.Stopped != now.Stopped || now.At.Sub(was.At) > time.Minute
 }
 
