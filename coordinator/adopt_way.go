@@ -215,7 +215,7 @@ func (w *way) Listen(ctx context.Context, begin func(compare.Config, []byte, int
 		if l, ok := d.(listener); ok {
 			return l.Listen(ctx, begin)
 		}
-		return errNoWay
+		return errNotRecorded
 	})
 }
 
@@ -223,7 +223,7 @@ func (w *way) Unlisten(ctx context.Context, t compare.Tap) (was bool, err error)
 	err = w.with(func(d DataPath) error {
 		l, ok := d.(listener)
 		if !ok {
-			return errNoWay
+			return errNotRecorded
 		}
 		was, err = l.Unlisten(ctx, t)
 		return err

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -178,6 +179,9 @@ func (s *apiServer) reportStats(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, d.reportStats())
 }
 
+// errNotRecorded is the answer of a data path that is no listener.
+var errNotRecorded = errors.New("this data path cannot be recorded")
+
 // listener is a data path that can be recorded.
 type listener interface {
 	Listen(ctx context.Context, start func(cfg compare.Config, state []byte, mono, real int64) compare.Tap) error
@@ -217,7 +221,7 @@ func (s *apiServer) record(w http.ResponseWriter, r *http.Request) {
 	}
 	l, ok := d.data.(listener)
 	if !ok {
-		reply(w, http.StatusConflict, apiError{"this data path cannot be recorded"})
+		reply(w, http.StatusConflict, apiError{errNotRecorded.Error()})
 		return
 	}
 	if !d.reports.recording.CompareAndSwap(false, true) {
