@@ -1,14 +1,14 @@
 #!/bin/bash
 # Runs the Go benchmarks of the data path's stages at a revision and here, in turn, and compares them with benchstat.
 # usage: bench/compare.sh REVISION [BENCHMARK-REGEXP]
-# ROUNDS (10) is how often each is run, TIME (0.2s) how long one benchmark takes.
+# ROUNDS (10) is how often each is run, TIME (0.2s) how long one benchmark takes, PACKAGES which packages.
 set -euo pipefail
 
 base=${1:?usage: bench/compare.sh REVISION [BENCHMARK-REGEXP]}
 what=${2:-.}
 rounds=${ROUNDS:-10}
 time=${TIME:-0.2s}
-packages="compare proxy proxy/afpacket proxy/inputlog internal/frame netfilter qmp/relay coordinator/placement"
+packages=${PACKAGES:-"compare proxy proxy/afpacket proxy/inputlog internal/frame netfilter qmp/relay coordinator/placement"}
 
 cd "$(git rev-parse --show-toplevel)"
 rev=$(git rev-parse --verify --short "$base^{commit}")

@@ -22,7 +22,7 @@ type Size struct{ Nodes, Rack, Pairs, Members int }
 // Full and quick sizes: a rack is what is lost at once; Members are etcd's.
 var (
 	Full  = Size{Nodes: 1000, Rack: 40, Pairs: 20000, Members: 3}
-	Quick = Size{Nodes: 60, Rack: 6, Pairs: 600, Members: 1}
+	Quick = Size{Nodes: 40, Rack: 4, Pairs: 240, Members: 1}
 )
 
 // Cases are the names of the cases.

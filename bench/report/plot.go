@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
@@ -53,11 +54,15 @@ func (r *Result) Plots() ([]Plot, error) {
 	return out, nil
 }
 
+// Sans serif, which every system has in some form; the same metrics as Arial.
+func init() { plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"} }
+
 func newPlot(title string) *plot.Plot {
 	p := plot.New()
 	p.Title.Text = title
 	p.Title.Padding = vg.Points(6)
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.Left = true, true // from the left: other fonts are wider
+	p.Legend.XOffs, p.Legend.Padding = vg.Points(4), vg.Points(3)
 	p.Legend.ThumbnailWidth = vg.Points(16)
 	p.BackgroundColor = color.White
 	return p
@@ -122,7 +127,12 @@ func (c *Curve) plot(of string) (Plot, error) {
 	if !c.Y.Log {
 		p.Y.Min = min(p.Y.Min, 0)
 	}
-	p.Y.Max += (p.Y.Max - p.Y.Min) * 0.02
+	// Room for the legend above the lines.
+	if room := 0.02 + 0.085*float64(len(c.Series)); c.Y.Log {
+		p.Y.Max *= math.Pow(p.Y.Max/p.Y.Min, room)
+	} else {
+		p.Y.Max += (p.Y.Max - p.Y.Min) * room
+	}
 	svg, err := render(p, plotHeight+vg.Length(max(0, len(c.Series)-2))*0.5*vg.Centimeter)
 	return Plot{name, c.Title, svg}, err
 }
@@ -261,10 +271,10 @@ func (r *Result) ratios() (Plot, error) {
 // render draws the picture. Text stays text in the reader's own fonts, so the file needs nothing else.
 func render(p *plot.Plot, height vg.Length) ([]byte, error) {
 	c := vgsvg.New(plotWidth, height)
-	p.Draw(draw.New(c))
+	p.Draw(draw.Crop(draw.New(c), 0, -0.6*vg.Centimeter, 0, -0.2*vg.Centimeter))
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
 		return nil, fmt.Errorf("write a plot: %w", err)
 	}
-	return bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Serif;"), []byte("font-family:Liberation Serif,Times,serif;")), nil
+	return bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Sans"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif")), nil
 }
