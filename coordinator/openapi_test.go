@@ -41,7 +41,7 @@ const (
 // they contain come along.
 var apiTypes = map[string]any{
 	"NodeStatus": NodeStatus{}, "PairStatus": PairStatus{}, "Cluster": Cluster{}, "Event": Event{}, "AuditEntry": AuditEntry{},
-	"SeriesAnswer": SeriesAnswer{}, "CheckpointRecord": CheckpointRecord{}, "OpRequest": OpRequest{}, "Error": apiError{}, "Report": report.Report{}, "ReportStats": ReportStats{},
+	"SeriesAnswer": SeriesAnswer{}, "CheckpointRecord": CheckpointRecord{}, "OpRequest": OpRequest{}, "AdoptRequest": AdoptRequest{}, "AdoptAnswer": AdoptAnswer{}, "ReleaseRequest": ReleaseRequest{}, "Error": apiError{}, "Report": report.Report{}, "ReportStats": ReportStats{},
 	"StopRequest": struct {
 		WithGuests bool `json:"with_guests"`
 	}{},

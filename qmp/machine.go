@@ -41,6 +41,7 @@ var passing = map[string]bool{
 	"type": true, "realized": true, "hotplugged": true, "hotpluggable": true, "parent_bus": true,
 	"netdev": true, "drive": true, "chardev": true, "memdev": true, "rtc-time": true, "date": true, "crash-information": true,
 	"feature-words": true, "filtered-features": true, "unavailable-features": true, "fd": true,
+	"cpu-hotplug-legacy": true, "pm_io_base": true, "smb_io_base": true, // registers that the firmware sets
 	"acpi_index": true, "acpi-index": true, "failover_pair_id": true, "x-pcie-lnksta-dllla": true,
 }
 

@@ -47,7 +47,7 @@ await() { # SPEAKER: protected by it
 	exit 1
 }
 serves() { # the guest answers its clients
-	ip netns exec "colod-$lab-client" curl -sSf -m 60 http://192.0.2.2/counter || {
+	ip netns exec "colod-$lab-client" curl -sSf -m 60 http://192.0.2.10/counter || {
 		echo "test.sh: the guest does not answer" >&2
 		exit 1
 	}
@@ -111,7 +111,7 @@ sed -e "s|type=\"kvm\"|type=\"$type\"|" -e "s|/var/lib/guests/vmlinuz|$(value ke
 	-e "s|</qemu:commandline>|$env</qemu:commandline>|" deploy/libvirt/domain.xml >"$tmp/domain.xml"
 virsh create "$tmp/domain.xml"
 for ((i = 0; i < 120; i++)); do
-	ip netns exec "colod-$lab-client" curl -sf -m 2 http://192.0.2.2/counter >/dev/null && break
+	ip netns exec "colod-$lab-client" curl -sf -m 2 http://192.0.2.10/counter >/dev/null && break
 	sleep 1
 done
 echo "the domain's guest answers: counter $(serves)"
