@@ -12,8 +12,9 @@ import (
 const (
 	startLimit = 20 * time.Minute
 	faultLimit = 30 * time.Minute
-	// starting is how many pairs are being started at most: the next one begins when one is protected.
-	starting = 64
+	// starting is how many pairs are being started at most, and the share of all if that is more: the next one begins when
+	// one is protected.
+	starting, startingShare = 64, 20
 	// wallLimit is how long one step may take in all.
 	wallLimit = 5 * time.Minute
 )
@@ -29,7 +30,7 @@ func Start(ctx context.Context, cfg Config) (*Fleet, Summary, error) {
 	w := newWorld(ctx, cfg)
 	f := &Fleet{w: w}
 	w.m.reset()
-	for range min(starting, len(w.all)) {
+	for range min(max(starting, len(w.all)/startingShare), len(w.all)) {
 		w.after(0, w.startNext)
 	}
 	began := time.Now()
