@@ -106,6 +106,10 @@ func walk(ctx context.Context, o rig.Options, what string, cfg Config, check boo
 			return nil, fmt.Errorf("fleet, %s, %s: %w", what, stepName(i, size), err)
 		}
 		o.Log("fleet %s: %s: %s", what, stepName(i, size), s)
+		if f.w.late { // a figure as well: it is missed
+			o.Log("fleet %s: no end after %s of the wall's clock:\n%s", what, wallLimit, f.why())
+			return append(f.sums, s), nil
+		}
 		if check {
 			if err := f.Check(ctx); err != nil {
 				return nil, fmt.Errorf("fleet, %s, after %s: %w", what, stepName(i, size), err)
