@@ -14,6 +14,7 @@ die() { echo "byhand.sh: $*" >&2; exit 1; }
 
 hosts_up a b
 shared=$HOSTS_DIR/shared
+export DPKG_DEB_COMPRESSOR_LEVEL=0 # a package that is fast to make
 deb=$("$top/deploy/deb/build.sh" 1.0.0 "$binary" "$shared")
 guide() { sed -n "/^##* $1/,/^##* $2/ s/^    //p" "$top/docs/install.md"; } # FROM TO: what stands there indented
 mapfile -t commands < <(guide "By hand" "etcd by hand")

@@ -115,7 +115,7 @@ fi
 guest_find
 hosts_up "${hosts[@]}"
 mkdir -m 777 "$HOSTS_DIR/shared/arbiter"
-export SOURCE_DATE_EPOCH=1790000000
+export SOURCE_DATE_EPOCH=1790000000 DPKG_DEB_COMPRESSOR_LEVEL=0 # a package that is fast to make
 deb1=$("$top/deploy/deb/build.sh" 1.0.0 "$binary" "$HOSTS_DIR/out")
 # The same under the next version's name.
 deb2=$HOSTS_DIR/out/colod_1.0.1_amd64.deb
