@@ -3,8 +3,6 @@ package failover
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"time"
 
 	"colod/bench/rig"
 	"colod/bench/vmlab"
@@ -36,7 +34,6 @@ func (c *protectedPair) lose(ctx context.Context, loss string, p *pauses) error 
 		return err
 	}
 	err = p.watch(ctx, c.lab, func() error {
-		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // any moment between two checkpoints
 		_, err := c.lab.Fault(ctx, kind, st.Speaker)
 		return err
 	})

@@ -3,7 +3,6 @@ package failover
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -80,7 +79,6 @@ func (c *chain) lose(ctx context.Context, loss string, p *pauses) (err error) {
 		}
 	}()
 	err = p.watch(ctx, c.lab, func() error {
-		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
 		kind := lab.KillVM
 		if loss == lossNode {
 			kind = lab.KillNode

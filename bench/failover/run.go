@@ -5,6 +5,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -49,11 +50,14 @@ var kinds = []struct{ client, figure string }{{"echo", "TCP echo"}, {"redis", "r
 // patience is how long a client may hear nothing before it counts as lost.
 const patience = 20 * time.Second
 
+// settle is when what was on its way at the loss has arrived: what a client hears later comes from the survivor.
+const settle = 150 * time.Millisecond
+
 // pauses are what one system's clients saw at one kind of loss, over all runs.
 type pauses struct {
 	runs   int                  // in which there was a loss under the eyes of clients
 	failed int                  // runs that failed for another reason than a client's
-	silent map[string][]float64 // ms from the loss to the next thing heard, by client
+	silent map[string][]float64 // ms, the longest wait for an answer around the loss, by client
 	lost   map[string]int       // clients whose connection broke or never heard anything again, or lost or got wrong bytes
 	first  string               // the first of these, in words
 }
@@ -142,15 +146,20 @@ func (p *pauses) watch(ctx context.Context, l *lab.Lab, lose func() error) error
 	if _, err := s.Await(time.Minute, func(r client.Report) bool { return r.Rounds > 3 }); err != nil {
 		return err
 	}
+	time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // any moment between two checkpoints
+	// From before the loss on, since making it takes a while: what a client waits for longest is the loss.
+	if _, err := s.Mark(); err != nil {
+		return err
+	}
 	if err := lose(); err != nil {
 		return err
 	}
 	began := time.Now()
-	before, err := s.Mark()
+	time.Sleep(settle)
+	before, err := s.Report()
 	if err != nil {
 		return err
 	}
-	late := float64(time.Since(began)) / float64(time.Millisecond)
 	p.runs++
 	var now []client.Report
 	for {
@@ -169,7 +178,7 @@ func (p *pauses) watch(ctx context.Context, l *lab.Lab, lose func() error) error
 	for i, r := range now {
 		heard := r.Rounds > before[i].Rounds || r.Bytes > before[i].Bytes
 		if r.Clean() && heard {
-			p.silent[r.Name] = append(p.silent[r.Name], r.FirstMS+late)
+			p.silent[r.Name] = append(p.silent[r.Name], r.PauseMS)
 			continue
 		}
 		p.lost[r.Name]++
@@ -217,8 +226,8 @@ func table(res *report.Result, loss string, by map[string]*pauses) {
 func how(accel string) []string {
 	return []string{
 		"A real guest (256 MiB, one vCPU, " + accel + ") on two hosts in network namespaces, in lock-step. Three clients that check every byte wait for answers nearly all " +
-			"the time: TCP echo at 60 KiB/s, redis INCR 200 times a second, 200 datagrams a second. The pause is the time from the loss to the next thing that a client " +
-			"hears over the connection that it had. *vm*: QEMU gets SIGKILL. *node*: all processes of the host stop, its wires are cut, no goodbye leaves it.",
+			"the time: TCP echo at 60 KiB/s, redis INCR 200 times a second, 200 datagrams a second. The pause is the longest time that a client waited for an answer over the connection that it had, from " +
+			"just before the loss until it hears again. *vm*: QEMU gets SIGKILL. *node*: all processes of the host stop, its wires are cut, no goodbye leaves it.",
 		fmt.Sprintf("QEMU's own COLO gets what it lacks, as quick as colod has it: its primary's death is seen by the same watch on the process; the loss of its node by heartbeats "+
 			"every %s that are missing for %s, colod's own settings here. Then at once x-colo-lost-heartbeat, and the secondary's redirectors are removed, as its documentation says. The "+
 			"two take turns.", beatEvery, beatTimeout),
