@@ -146,6 +146,19 @@ func newLab(name string, progress func(string)) (*Lab, error) {
 func (l *Lab) nodeDir(node string) string { return filepath.Join(l.dir, node) }
 func (l *Lab) stateFile() string          { return filepath.Join(l.dir, "lab.json") }
 
+// imagesInUse are the initial file systems of the labs in a directory.
+func imagesInUse(dir string) []string {
+	var used []string
+	files, _ := filepath.Glob(filepath.Join(dir, "*", "lab.json"))
+	for _, name := range files {
+		var st state
+		if data, err := os.ReadFile(name); err == nil && json.Unmarshal(data, &st) == nil && st.Initrd != "" {
+			used = append(used, st.Initrd)
+		}
+	}
+	return used
+}
+
 // Dir is the lab's directory: configuration, logs and consoles of its nodes.
 func (l *Lab) Dir() string { return l.dir }
 
@@ -269,7 +282,7 @@ func Up(ctx context.Context, opt Options) (_ *Lab, err error) {
 			err = errors.Join(l.explain(err), l.Down(clear))
 		}
 	}()
-	img, err := image.Builder{Program: opt.Program, Progress: l.progress}.Build(ctx)
+	img, err := image.Builder{Program: opt.Program, Progress: l.progress, InUse: imagesInUse(filepath.Dir(l.dir))}.Build(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -109,5 +110,23 @@ func TestFaultsAreRefusedWithASentence(t *testing.T) {
 		if _, err := l.Fault(t.Context(), c.kind, c.node); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s %s: %v, want %q", c.kind, c.node, err, c.want)
 		}
+	}
+}
+
+// TestImagesInUse: the images of labs that are up are known, so that no other lab's build removes them.
+func TestImagesInUse(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"up": `{"initrd":"/c/initrd-1.img"}`, "native": `{"initrd":"/c/initrd-2.img"}`, "broken": `{`} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, "lab.json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	used := imagesInUse(dir)
+	slices.Sort(used)
+	if want := []string{"/c/initrd-1.img", "/c/initrd-2.img"}; !slices.Equal(used, want) {
+		t.Fatalf("in use are %q, want %q", used, want)
 	}
 }

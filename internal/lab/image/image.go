@@ -22,6 +22,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -102,6 +103,7 @@ type Builder struct {
 	Dir      string       // cache directory; CacheDir's by default
 	Program  string       // the colod binary that runs in the guest; this process's own by default
 	Progress func(string) // told of steps that take long; may be nil
+	InUse    []string     // initial file systems of labs that are up: they stay
 }
 
 // Build returns the image, from the cache where it is there.
@@ -172,11 +174,12 @@ func (b Builder) Build(ctx context.Context) (*Image, error) {
 	return img, nil
 }
 
-// prune removes initial file systems of older programs but for the newest few,
-// which a running lab may still need for a new secondary.
+// prune removes initial file systems of older programs but for the newest few
+// and those that a lab may still need for a new secondary.
 func (b Builder) prune(dir string) {
 	const keep = 6
 	names, _ := filepath.Glob(filepath.Join(dir, "initrd-*.img"))
+	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(b.InUse, name) })
 	for len(names) > keep {
 		oldest := 0
 		for i := range names {
