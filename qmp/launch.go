@@ -141,8 +141,8 @@ func (c *VMConfig) NICArgs() []string {
 	// guest_announce=off: with it, loading state frees a timer that the device's reset then uses (QEMU 7.2,
 	// virtio-net), so a guest that reboots after a checkpoint or a takeover ends its QEMU.
 	return []string{
-		"-netdev", "tap,id=net0,ifname="+c.Tap+",script=no,downscript=no,vhost=off",
-		"-device", "virtio-net-pci,id=nic0,netdev=net0,mac="+c.MAC+",romfile=,use-disabled-flag=off,guest_announce=off",
+		"-netdev", "tap,id=net0,ifname=" + c.Tap + ",script=no,downscript=no,vhost=off",
+		"-device", "virtio-net-pci,id=nic0,netdev=net0,mac=" + c.MAC + ",romfile=,use-disabled-flag=off,guest_announce=off",
 	}
 }
 
