@@ -137,7 +137,7 @@ func (h *host) tryLaunch(ctx context.Context, incoming bool) error {
 		return err
 	}
 	vm, err := qmp.Launch(ctx, qmp.VMConfig{
-		Name: "guest", Accel: qmp.TCG, Memory: 64 << 20, RunDir: filepath.Join(h.dir, "vm"), Env: []string{"LD_PRELOAD=" + so},
+		Name: "guest", Binary: os.Getenv("COLOD_QEMU"), Accel: qmp.TCG, Memory: 64 << 20, RunDir: filepath.Join(h.dir, "vm"), Env: []string{"LD_PRELOAD=" + so},
 		Args: h.layout.Args(incoming),
 	}, incoming)
 	if err != nil {
