@@ -100,6 +100,9 @@ func stepName(i int, size Size) string {
 func walk(ctx context.Context, o rig.Options, what string, cfg Config, check bool) ([]Summary, error) {
 	size := Size{Nodes: cfg.Nodes, Rack: cfg.Rack}
 	f, s, err := Start(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("fleet, %s, %s: %w", what, stepName(0, size), err)
+	}
 	defer f.Close()
 	for i := 0; ; i++ {
 		if err != nil {

@@ -19,6 +19,9 @@ func TestEtcd(t *testing.T) {
 	patient := func(c *etcd.Config) { c.Timeout, c.Hedge, c.Attempt = time.Minute, 20*time.Second, time.Minute }
 	f, s, err := Start(t.Context(), Config{Nodes: 40, Rack: 4, Pairs: 240, Seed: 3, Choose: placement.Choose, Reserve: true, Limit: time.Minute,
 		Arbiters: Cluster(t, 1, patient)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer f.Close()
 	for _, n := range []int{0, 1, 4, 12} {
 		if n > 0 {

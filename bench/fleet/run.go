@@ -25,7 +25,7 @@ type Fleet struct {
 	sums []Summary
 }
 
-// Start starts a fleet and waits until every pair is protected. Close it.
+// Start starts a fleet and waits until every pair is protected. Close it, unless there was an error.
 func Start(ctx context.Context, cfg Config) (*Fleet, Summary, error) {
 	w := newWorld(ctx, cfg)
 	f := &Fleet{w: w}
@@ -37,7 +37,11 @@ func Start(ctx context.Context, cfg Config) (*Fleet, Summary, error) {
 	w.run(startLimit, func() bool { return w.m.unprotected == 0 })
 	s := w.summary(0)
 	s.TakenWall = time.Since(began).Seconds()
-	return f, s, f.verdict(ctx)
+	if err := f.verdict(ctx); err != nil {
+		f.Close()
+		return nil, s, err
+	}
+	return f, s, nil
 }
 
 // startNext starts the next pair.
