@@ -67,12 +67,18 @@ is_protected() { status "$1" 2>/dev/null | grep -Eq '"state": "(protected|checkp
 protected_by() { # SPEAKER SECONDARY
 	is_protected "$1" && is_protected "$2" && speaks "$1"
 }
-# contents lists what is on a host, but for logs, caches and what Ansible and systemd leave for themselves.
+# contents lists what is on a host and of no Debian package, but for logs, caches and what Ansible and systemd leave for
+# themselves; and who is in passwd and group. Left out is what packages make when they are configured.
 contents() {
 	# shellcheck disable=SC2016 # expanded there
-	on "$1" sh -c 'find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path "/var/tmp/*" -o -path "/var/log/*" -o -path "/var/cache/*" \
-		-o -path "/var/lib/apt/*" -o -path "/var/lib/dpkg/*" -o -path "/var/lib/systemd/*" -o -path /root/.ansible -o -path /srv/shared -o -name __pycache__ \) -prune -o -print | sort
-		dpkg-query -W -f "\${Package} \${Version}\n"; cat /etc/passwd /etc/group | sort
+	on "$1" sh -c '
+		owned() { cat /var/lib/dpkg/info/*.list | sed -E "s#^/(bin|sbin|lib|lib64)/#/usr/\\1/#" | sort -u; }
+		owned >/run/owned
+		find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path "/var/tmp/*" -o -path "/var/log/*" -o -path "/var/cache/*" \
+			-o -path "/var/lib/apt/*" -o -path "/var/lib/dpkg/*" -o -path "/var/lib/systemd/*" -o -path /root/.ansible -o -path /srv/shared -o -name __pycache__ \) \
+			-prune -o -print | sort | comm -23 - /run/owned | grep -Ev "^/etc/rc.\\.d/K01etcd\$|^/var/lib/etcd"
+		dpkg-query -W -f "\${Package} \${db:Status-Status}\n" | grep colod
+		cat /etc/passwd /etc/group | grep -Ev "^(etcd|rdma):" | sort
 		ip -o link show | sed "s/^[0-9]*: //; s/[@:].*//" | sort'
 }
 site() {
@@ -228,7 +234,7 @@ two() {
 	hosts_boot a
 	hosts_wait 300 "the guest is not protected again" protected_by b a
 	load_stop "everything"
-	uninstall -e '{"colod_autoremove": true, "colod_remove_packages": ["qemu-system-x86", "qemu-utils"]}'
+	uninstall
 }
 
 three() {
@@ -289,7 +295,7 @@ three() {
 	play site.yml
 	unchanged "site.yml after the return"
 	load_stop "everything"
-	uninstall -e '{"colod_autoremove": true, "colod_remove_packages": ["qemu-system-x86", "qemu-utils", "etcd-server", "nftables"]}'
+	uninstall -e '{"colod_remove_packages": ["etcd-server"]}'
 }
 
 "$2"
