@@ -73,6 +73,11 @@ func (d *Disk) check(ctx context.Context, target bool) error {
 	if err := unix.Access(d.Path, want); err != nil {
 		return fmt.Errorf("%s: %w: colod and QEMU need to read and write it: correct its owner or mode", d.Path, err)
 	}
+	if d.Kind == Replicated && !d.Device {
+		if err := d.checkLocks(); err != nil {
+			return err
+		}
+	}
 	// Read with its lock, as the lock of another process's is what the launch would fail at.
 	out, err := img(ctx, "info", "--output=json", "-f", d.Format, d.Path)
 	if err != nil {
@@ -91,6 +96,31 @@ func (d *Disk) check(ctx context.Context, target bool) error {
 	}
 	if target && !d.Device {
 		return d.checkSpace(in)
+	}
+	return nil
+}
+
+// Bytes of an image that QEMU locks (block/file-posix.c): somebody writes it, or does not want others to.
+const (
+	lockWrites   = 101
+	lockNoWrites = 201
+)
+
+// checkLocks refuses an image that another QEMU has: reading a raw one, as qemu-img does, does not meet its locks.
+func (d *Disk) checkLocks() error {
+	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, at := range []int64{lockWrites, lockNoWrites} {
+		l := unix.Flock_t{Type: unix.F_WRLCK, Start: at, Len: 1}
+		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l); err != nil {
+			return nil //nolint:nilerr // this file system has none: QEMU will say what it needs
+		}
+		if l.Type != unix.F_UNLCK {
+			return d.explain(errors.New("another QEMU has locked it"))
+		}
 	}
 	return nil
 }

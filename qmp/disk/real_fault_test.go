@@ -340,3 +340,18 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestCheckRawInUse: the lock of a raw image, which qemu-img does not meet.
+func TestCheckRawInUse(t *testing.T) {
+	ctx := testContext(t, 120*time.Second)
+	a := newHost(t, "a", Raw)
+	a.makeImages()
+	a.launch(false)
+	if err := a.layout.Check(ctx, false); !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), "is in use by another process") {
+		t.Errorf("check: %v", err)
+	}
+	a.end()
+	if err := a.layout.Check(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+}

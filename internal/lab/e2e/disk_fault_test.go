@@ -399,17 +399,22 @@ func (f *faultLab) aloneAndFull(t *testing.T, speaker, secondary string) {
 func (f *faultLab) uselessImages(t *testing.T, speaker, secondary string) {
 	t.Helper()
 	bad := f.bad[secondary]
-	user := exec.Command("qemu-io", "-f", "raw", bad.path)
-	in, err := user.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	// Another virtual machine that has it as its disk.
+	user := exec.Command("qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-accel", "tcg", "-m", "16", "-drive", "if=virtio,format=raw,file="+bad.path)
 	if err := user.Start(); err != nil {
 		t.Fatal(err)
 	}
 	release := func() {
-		in.Close()
-		_ = user.Wait() // as it ends counts for nothing
+		_ = user.Process.Kill()
+		_ = user.Wait()
+	}
+	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		if out, err := exec.Command("qemu-io", "-f", "raw", "-c", "quit", bad.path).CombinedOutput(); err != nil && strings.Contains(string(out), "lock") {
+			break
+		}
+		if time.Since(start) > time.Minute {
+			t.Fatal("the other virtual machine does not lock its disk")
+		}
 	}
 	defer release()
 	refused := func(words ...string) {
