@@ -3,6 +3,8 @@
 # command by command as it stands there, etcd included, until the daemons know each other.
 #
 #   deploy/test/byhand.sh BINARY
+#
+# COLOD_DEB=PATH is taken instead of a package of BINARY.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
@@ -15,7 +17,8 @@ die() { echo "byhand.sh: $*" >&2; exit 1; }
 hosts_up a b
 shared=$HOSTS_DIR/shared
 export DPKG_DEB_COMPRESSOR_LEVEL=0 # a package that is fast to make
-deb=$("$top/deploy/deb/build.sh" 1.0.0 "$binary" "$shared")
+deb=${COLOD_DEB:-$("$top/deploy/deb/build.sh" 1.0.0 "$binary" "$shared")}
+[[ $deb == "$shared"/* ]] || cp "$deb" "$shared/"
 guide() { sed -n "/^##* $1/,/^##* $2/ s/^    //p" "$top/docs/install.md"; } # FROM TO: what stands there indented
 mapfile -t commands < <(guide "By hand" "etcd by hand")
 mapfile -t etcd < <(guide "etcd by hand" "Good to know" | grep -v '^ETCD_')

@@ -12,7 +12,7 @@
 #   deploy/test/playbooks.sh BINARY [two|three]      (without: one after the other)
 #
 # Needs root; the lab's guest is taken from the cache of colod lab. KEEP=DIR keeps
-# the logs of a run that fails.
+# the logs of a run that fails; COLOD_DEB=PATH is taken instead of a package of BINARY.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
@@ -122,9 +122,9 @@ guest_find
 hosts_up "${hosts[@]}"
 mkdir -m 777 "$HOSTS_DIR/shared/arbiter"
 export SOURCE_DATE_EPOCH=1790000000 DPKG_DEB_COMPRESSOR_LEVEL=0 # a package that is fast to make
-deb1=$("$top/deploy/deb/build.sh" 1.0.0 "$binary" "$HOSTS_DIR/out")
+deb1=${COLOD_DEB:-$("$top/deploy/deb/build.sh" 1.0.0 "$binary" "$HOSTS_DIR/out")}
 # The same under the next version's name.
-deb2=$HOSTS_DIR/out/colod_1.0.1_amd64.deb
+deb2=$HOSTS_DIR/colod_1.0.1_amd64.deb
 dpkg-deb -R "$deb1" "$HOSTS_DIR/next"
 sed -i 's/^Version: .*/Version: 1.0.1/' "$HOSTS_DIR/next/DEBIAN/control"
 dpkg-deb --root-owner-group -Znone -b "$HOSTS_DIR/next" "$deb2" >/dev/null
