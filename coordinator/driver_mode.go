@@ -23,7 +23,6 @@ func (d *driver) startMode() {
 
 // lookAtMode decides how the next epochs are kept, after a checkpoint; on the loop.
 func (d *driver) lookAtMode(took time.Duration, diverged bool) {
-	began := d.buffered // the epoch that begins with this checkpoint
 	d.mode.Checkpoint(took, diverged)
 	d.pace.Checkpoint(time.Since(d.start), d.stats.lastState(), took)
 	dec := d.mode.Look(time.Since(d.start))
@@ -35,26 +34,22 @@ func (d *driver) lookAtMode(took time.Duration, diverged bool) {
 		d.log.Info().Str("mode", to).Msg(dec.Reason)
 	}
 	d.setMode(dec)
-	if began && !dec.Buffered {
-		// Lock-step begins with the next checkpoint only, so that must not be far.
-		d.m.SetIdleInterval(dec.Interval)
-	}
 }
 
 func (d *driver) setMode(dec mode.Decision) {
 	if dec.Buffered != d.buffered {
 		d.buffered = dec.Buffered
-		d.epochs.Store(dec.Buffered)
 		d.data.SetBuffered(dec.Buffered)
 	}
-	if dec.Buffered {
-		d.m.SetIdleInterval(dec.Interval)
-	} else {
-		d.m.SetIdleInterval(d.pace.Interval())
+	d.epochs.Store(dec.Buffered || dec.Trial)
+	interval := d.pace.Interval()
+	if dec.Buffered || dec.Trial && (interval == 0 || dec.Interval < interval) {
+		interval = dec.Interval
 	}
+	d.m.SetIdleInterval(interval)
 }
 
-// modeNow is the mode for the status: with adaptive, also which one it is at present.
+// modeNow is the mode for the status: with adaptive, also which one it is at present. A short trial of lock-step is no change of it.
 func (d *driver) modeNow() string {
 	switch {
 	case d.cfg.Mode != "adaptive":

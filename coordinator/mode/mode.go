@@ -47,10 +47,17 @@ const (
 	// distance between them keeps a pair from moving to and fro.
 	more  = 1.25
 	fewer = 0.8
-	// A trial of lock-step is made after firstTrial in epoch mode; each that fails doubles the time to the next, up to
-	// lastTrial. One that succeeds sets it back. A trial costs some checkpoints; a load whose output is equal again costs what
-	// epochs cost until the next trial, so that must not be far.
-	firstTrial = 4 * time.Second
+	// A window need not be over where the answer is clear: when the last several checkpoints of lock-step came clearly as fast as
+	// this, as many times as fast as those of epochs would.
+	several = 32
+	clearly = 1.5
+	// A trial of lock-step ends when it has needed slack checkpoints more than it may have: differing guests differ within
+	// milliseconds, so one that fails costs a few checkpoints.
+	slack = 2
+	// Trials are made when output has been diverging for as long as this again, in parts of the time that it has been: a load whose
+	// output is equal again is then buffered for that part of its time at most, and one that never is costs ever fewer trials.
+	part       = 8
+	firstTrial = time.Second
 	lastTrial  = 30 * time.Second
 	// decay is how much of the longest checkpoint so far is remembered at the next one.
 	decay = 0.98
@@ -59,8 +66,10 @@ const (
 // Decision is how the pair is kept in step from the next checkpoint on.
 type Decision struct {
 	Buffered bool
-	Interval time.Duration // how long the guest runs until the next checkpoint, when Buffered
-	Reason   string        // why, when Buffered has changed
+	// Trial says that lock-step is on trial for a while. Most trials fail at once; the pair counts as one in epochs until one has not.
+	Trial    bool
+	Interval time.Duration // how long the guest runs until the next checkpoint at most, when Buffered or in a Trial
+	Reason   string        // why, when the mode has changed; a trial is no change
 }
 
 // Controller decides for one pair. Its zero value is not usable; see New.
@@ -70,11 +79,41 @@ type Controller struct {
 	buffered bool
 	since    time.Duration // of the present mode, or of the window in it
 	count    int           // checkpoints that divergence caused, since then
-	trial    time.Duration // time in epoch mode before the next trial of lock-step
-	trying   bool          // lock-step is on trial
+	last     ring          // when the newest of them were
+	diverged bool          // the checkpoint behind which the next look is was one of them
 	total    float64       // decayed maximum of what a checkpoint adds to the interval, s
-	last     time.Duration // of the last look in epoch mode; 0: none
-	ran      time.Duration // interval that was asked for then
+
+	trying    bool          // lock-step is on trial
+	starting  bool          // it begins with the next checkpoint
+	diverging time.Duration // when the pair left lock-step, trials apart
+
+	looked time.Duration // time of the last look in epoch mode; 0: none
+	ran    time.Duration // interval that was asked for then
+}
+
+// ring holds the times of the last several checkpoints that divergence caused.
+type ring struct {
+	at [several]time.Duration
+	n  int
+}
+
+func (r *ring) add(now time.Duration) {
+	r.at[r.n%several] = now
+	r.n++
+}
+
+// rate is how many there were a second.
+func (r *ring) rate(now time.Duration) float64 {
+	n := min(r.n, several)
+	if n == 0 {
+		return 0
+	}
+	return float64(n) / max(now-r.at[(r.n-n)%several], time.Millisecond).Seconds()
+}
+
+// fast reports whether the last several came clearly faster than one in each seconds.
+func (r *ring) fast(now time.Duration, each float64) bool {
+	return r.n >= several && r.rate(now)*each >= clearly
 }
 
 // New makes a controller; now is the time in which the others count.
@@ -86,12 +125,16 @@ func New(cfg Config, now time.Duration) *Controller {
 		}
 	}
 	cfg.Interval = max(cfg.Interval, MinInterval)
-	return &Controller{cfg: cfg, buffered: cfg.Kind == Epoch, since: now, trial: firstTrial}
+	return &Controller{cfg: cfg, buffered: cfg.Kind == Epoch, since: now}
 }
 
 // Decision is the present one, without a reason.
 func (c *Controller) Decision() Decision {
-	return Decision{Buffered: c.buffered, Interval: c.interval()}
+	d := Decision{Buffered: c.buffered, Trial: c.trying, Interval: c.interval()}
+	if c.trying && !c.starting {
+		d.Interval = window // then it is judged
+	}
+	return d
 }
 
 // interval is how long the guest runs between two checkpoints. The longest wait of a frame is that and the checkpoint that
@@ -108,60 +151,66 @@ func (c *Controller) interval() time.Duration {
 // divergence had asked for it.
 func (c *Controller) Checkpoint(total time.Duration, diverged bool) {
 	c.total = max(c.total*decay, total.Seconds())
-	if diverged && !c.buffered {
-		c.count++
-	}
+	c.diverged = diverged
 }
 
-// Look decides anew. It belongs behind each checkpoint, and into a slow tick. The decision has a reason if the mode changes.
+// Look decides anew. It belongs behind each checkpoint. The decision has a reason if the mode changes.
 func (c *Controller) Look(now time.Duration) Decision {
 	c.late(now)
+	if c.diverged && !c.buffered && !c.starting {
+		c.count++
+		c.last.add(now)
+	}
+	c.diverged = false
 	if c.cfg.Kind != Adaptive {
 		return c.Decision()
 	}
-	in := now - c.since
-	if c.buffered {
-		if in < c.trial {
-			return c.Decision()
-		}
-		c.buffered, c.since, c.count, c.trying = false, now, 0, true
-		d := c.Decision()
-		d.Reason = fmt.Sprintf("lock-step is tried again after %s in epochs", round(in))
-		return d
-	}
+	in, n := now-c.since, float64(c.count)
 	each := c.interval().Seconds() + c.total
-	limit := in.Seconds() / each // checkpoints that epochs would have needed meanwhile
-	switch n := float64(c.count); {
-	case in < window && n < more*window.Seconds()/each:
-		return c.Decision() // too early to tell, unless there were enough for the whole window already
-	case n >= more*limit && n >= 2:
-		rate := n / in.Seconds()
-		if c.trying {
-			c.trial = min(2*c.trial, lastTrial)
+	epochs := in.Seconds() / each // checkpoints that epochs would have needed meanwhile
+	reason := ""
+	switch {
+	case c.buffered:
+		if in >= min(max((now-c.diverging)/part, firstTrial), lastTrial) {
+			c.buffered, c.trying, c.starting = false, true, true
 		}
-		c.buffered, c.since, c.trying = true, now, false
-		d := c.Decision()
-		d.Reason = fmt.Sprintf("output diverged %.0f times a second; epochs of %s need %.0f checkpoints", rate, d.Interval, 1/each)
-		return d
-	case n <= fewer*limit:
-		c.trial, c.trying = firstTrial, false
+	case c.starting:
+		c.starting = false
+		c.begin(now)
+	case c.trying && (n >= more*epochs+slack || in >= window && n > fewer*epochs+slack):
+		c.buffered, c.trying = true, false
+		c.begin(now)
+	case c.trying && in >= window:
+		reason = fmt.Sprintf("output diverged %.0f times a second after %s; epochs of %s need %.0f checkpoints", n/in.Seconds(), round(now-c.diverging), c.interval(), 1/each)
+		c.trying = false
+		c.begin(now)
+	case !c.trying && (c.last.fast(now, each) || in >= window && n >= max(more*epochs, 2)):
+		reason = fmt.Sprintf("output diverged %.0f times a second; epochs of %s need %.0f checkpoints", c.last.rate(now), c.interval(), 1/each)
+		c.buffered, c.diverging = true, now
+		c.begin(now)
+	case in >= window:
+		c.since, c.count = now, 0
 	}
-	c.since, c.count = now, 0
-	return c.Decision()
+	d := c.Decision()
+	d.Reason = reason
+	return d
 }
+
+// begin counts anew.
+func (c *Controller) begin(now time.Duration) { c.since, c.count, c.last = now, 0, ring{} }
 
 // late takes what an epoch was longer than its interval: a timer and a loop that are late add to a checkpoint's own time, and a
 // frame waits for all of it. More than the bound is not told apart: the interval is then the shortest anyway.
 func (c *Controller) late(now time.Duration) {
 	if !c.buffered || c.cfg.LatencyBound == 0 {
-		c.last = 0
+		c.looked = 0
 		return
 	}
-	if c.last != 0 {
-		over := min(now-c.last-c.ran, c.cfg.LatencyBound)
+	if c.looked != 0 {
+		over := min(now-c.looked-c.ran, c.cfg.LatencyBound)
 		c.total = max(c.total, over.Seconds())
 	}
-	c.last, c.ran = now, c.interval()
+	c.looked, c.ran = now, c.interval()
 }
 
 func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecond) }
