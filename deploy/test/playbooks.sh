@@ -67,6 +67,12 @@ is_protected() { status "$1" 2>/dev/null | grep -Eq '"state": "(protected|checkp
 protected_by() { # SPEAKER SECONDARY
 	is_protected "$1" && is_protected "$2" && speaks "$1"
 }
+active() { # HOST UNITS...: all of them are
+	local unit
+	for unit in "${@:2}"; do
+		on "$1" systemctl is-active -q "$unit" || return 1
+	done
+}
 # contents lists what is on a host and of no Debian package, but for logs, caches and what Ansible and systemd leave for
 # themselves; and who is in passwd and group. Left out is what packages make when they are configured.
 contents() {
@@ -245,7 +251,7 @@ three() {
 	refused colod_address site.yml --check -e colod_address=here
 	site
 	for n in a b c; do
-		on "$n" systemctl is-active -q colod colod-etcd colod-firewall colod-bridge-br0 || die "host $n: not all units are active"
+		active "$n" colod colod-etcd colod-firewall colod-bridge-br0 || die "host $n: not all units are active"
 	done
 
 	step "the firewall"
@@ -283,7 +289,7 @@ three() {
 	hosts_wait 300 "the third node does not protect the guest" protected_by b c
 	load_check "the loss of a host"
 	hosts_boot a
-	hosts_wait 120 "a does not come back" on a systemctl is-active -q colod colod-etcd
+	hosts_wait 120 "a does not come back" active a colod colod-etcd
 	play site.yml
 
 	step "evacuation to the third node"
