@@ -96,7 +96,7 @@ site() {
 	done
 	step "site.yml: from nothing to a protected guest"
 	play site.yml
-	protected_by a b || die "not protected: $(status a)"
+	hosts_wait 120 "not protected" protected_by a b || die "$(status a)"
 	hosts_wait 60 "the guest does not answer" guest_answers
 	load_start
 	step "second run"
@@ -178,7 +178,7 @@ two() {
 		on "$n" dpkg -s colod | grep -qx 'Version: 1.0.1' || die "host $n has not got the new package"
 	done
 	[[ $(on a pgrep -f guest=guest1) == "$vm" ]] || die "the speaker's VM was replaced by the upgrade"
-	protected_by a b || die "not protected after the upgrade: $(status a)"
+	hosts_wait 120 "not protected after the upgrade" protected_by a b || die "$(status a)"
 	load_check "the rolling upgrade"
 	sed -i "s|^colod_deb: .*|colod_deb: $deb2|" "$HOSTS_DIR/inv/group_vars/colod_nodes.yml"
 
@@ -230,7 +230,7 @@ two() {
 	! on b pgrep -f guest=guest1 >/dev/null || die "a guest still runs on b"
 	load_check "the evacuation"
 	play return.yml -e colod_host=b
-	protected_by a b || die "not protected after the return of b: $(status a)"
+	hosts_wait 120 "not protected after the return of b" protected_by a b || die "$(status a)"
 
 	step "a host dies"
 	hosts_kill a
@@ -263,7 +263,7 @@ three() {
 	step "rolling upgrade"
 	play rolling-upgrade.yml -e "colod_deb=$deb2"
 	sed -i "s|^colod_deb: .*|colod_deb: $deb2|" "$HOSTS_DIR/inv/group_vars/colod_nodes.yml"
-	protected_by a b || die "not protected after the upgrade: $(status a)"
+	hosts_wait 120 "not protected after the upgrade" protected_by a b || die "$(status a)"
 	load_check "the rolling upgrade"
 
 	step "new authorities"
