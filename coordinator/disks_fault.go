@@ -135,6 +135,11 @@ func (k *disks) note(h *vmHandle, f disk.Fault, stopped string) bool {
 	return was == nil || was.Text != now.Text || was.Stopped != now.Stopped || now.At.Sub(was.At) > time.Minute
 }
 
+// lacks is why the VM here must end: the guest has made a write that its image does not have.
+func (k *disks) lacks(f disk.Fault) string {
+	return "the image of node " + k.d.node + " lacks a write: " + f.String()
+}
+
 // fault answers a disk error, on the loop.
 func (k *disks) fault(h *vmHandle, f disk.Fault) {
 	if f.Where == disk.Remote && !k.d.sess.replicates() {
@@ -156,13 +161,13 @@ func (k *disks) fault(h *vmHandle, f disk.Fault) {
 		// The other image lacks a write: it must not be relied on. The one here has it.
 		k.d.post(pair.COLOExit{VM: h.id, Reason: f.String()})
 	case secondary && f.Where == disk.Guest:
-		// The guest here stands still, and is of no use; the speaker's is well.
-		k.d.post(pair.VMHung{VM: h.id, Reason: f.String()})
+		// It is of no use; the speaker's is well.
+		k.d.post(pair.VMHung{VM: h.id, Reason: "the guest of node " + k.d.node + " stands still: " + f.String()})
 	case inStep && f.Where == disk.Local && f.Write:
 		// The other node has what this image lacks, and the guest here would read the old from it.
-		k.d.post(pair.VMHung{VM: h.id, Reason: f.String()})
+		k.d.post(pair.VMHung{VM: h.id, Reason: k.lacks(f)})
 	case k.d.m.State() == pair.Syncing && f.Where == disk.Local && f.Write:
-		k.bad = f.String() // as soon as the other node may
+		k.bad = k.lacks(f) // as soon as the other node may
 	case f.Where == disk.Guest:
 		if isNew {
 			k.say(f.String() + "; " + stopped)

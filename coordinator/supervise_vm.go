@@ -37,7 +37,7 @@ func (d *driver) superviseVM(h *vmHandle) (end func()) {
 	}
 	w := &vmWatch{d: d, h: h, mon: m.Monitor(), start: time.Now()}
 	tell := func(_ context.Context, do watchdog.Do) error {
-		d.post(pair.VMHung{VM: h.id, Reason: do.Reason})
+		d.post(pair.VMHung{VM: h.id, Reason: "the VM hangs: " + do.Reason})
 		return nil
 	}
 	return d.sup.add(watchdog.Spec{

@@ -1,9 +1,9 @@
 package pair
 
-// vmHung: the VM here does not run although nobody stopped it. It reports
-// whether the state's own handling is to go on: never.
+// vmHung: the VM here is of no use any more although nobody stopped it, and
+// reason says what is the case: it hangs, its guest stands still at a disk
+// error, or its image lacks a write.
 func (m *Machine) vmHung(reason string) {
-	reason = "the VM here hangs: " + reason
 	switch {
 	case m.vmPaused, m.ending != 0, m.timers[timerGrace] != 0:
 		return
