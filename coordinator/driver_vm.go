@@ -146,6 +146,7 @@ func (d *driver) onVM(h *vmHandle, e qmp.Event) bool {
 	case qmp.EventReset:
 		// Also by QEMU itself, when it loads a checkpoint.
 		if reason := e.ResetReason(); strings.HasPrefix(reason, "guest-") || strings.HasPrefix(reason, "host-") {
+			d.guest.boots.Add(1)
 			d.post(pair.GuestReset{VM: h.id, Reason: reason})
 		}
 	case qmp.EventMigration:
@@ -227,7 +228,9 @@ func (d *driver) launchVM(a pair.LaunchVM, s *session) error {
 	d.take(vm, a.Op)
 	d.log.Info().Int("pid", vm.PID()).Stringer("qemu", vm.Version()).Bool("incoming", a.Incoming).
 		Dur("took_ms", time.Since(began)).Msg("VM launched")
-	if a.Incoming {
+	if !a.Incoming {
+		d.guest.boots.Add(1)
+	} else {
 		d.vm.Load().colo.Store(true)
 		err := d.disks.offer(ctx, s)
 		if err == nil {

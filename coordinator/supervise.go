@@ -127,7 +127,7 @@ func (s *supervision) superviseDriver(d *driver) (end func()) {
 			},
 			Check: func(ctx context.Context) error { return deaf.look(ctx, d) },
 			Actions: map[string]func(context.Context, watchdog.Do) error{actTell: func(_ context.Context, do watchdog.Do) error {
-				d.post(pair.SecondaryDeaf{Reason: do.Reason})
+				d.post(pair.SecondaryDeaf{Reason: strings.TrimPrefix(do.Reason, ofSecondary)})
 				return nil
 			}},
 		}),
@@ -168,6 +168,10 @@ func (d *driver) dataAnswers(ctx context.Context) error {
 	}
 }
 
+// ofSecondary begins what the log says of the secondary's guest; the pair's state
+// machine names that guest itself.
+const ofSecondary = "the secondary's guest: "
+
 // deafWatch looks at what the two guests of a pair say.
 type deafWatch struct {
 	judge deafJudge
@@ -178,19 +182,19 @@ func (w *deafWatch) look(_ context.Context, d *driver) error {
 	if w.start.IsZero() {
 		w.start = time.Now()
 	}
-	var o outputs
+	o := outputs{Boots: d.guest.boots.Load()}
 	if s := d.sessNow.Load(); s != nil && s.ctx.Err() == nil {
 		p := d.data.Stats()
 		if p.Role == "primary" {
-			o = outputs{Session: s.name, Silences: d.stats.silences(), Heard: p.Described, Said: p.Agreed + p.Covered}
+			o.Session, o.Silences, o.Heard, o.Said = s.name, d.stats.silences(), p.Described, p.Agreed+p.Covered
 		}
 	}
 	reason, deaf := w.judge.look(time.Since(w.start), o)
 	switch {
 	case deaf:
-		return watchdog.Certain(errors.New("the secondary's guest: " + reason))
+		return watchdog.Certain(errors.New(ofSecondary + reason))
 	case reason != "":
-		return errors.New("the secondary's guest: " + reason)
+		return errors.New(ofSecondary + reason)
 	}
 	return nil
 }

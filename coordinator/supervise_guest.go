@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"colod/qmp"
@@ -21,10 +22,13 @@ const guestBite = time.Minute
 // maxAgentReply bounds what is read of a guest agent.
 const maxAgentReply = 64 << 10
 
-// guestWatch is what is known of the guest inside of the VM: whether its watchdog
-// device has bitten of late, and whether its agent answers. Both copies of a guest
+// guestWatch is what is known of the guest inside of the VM: how often it was
+// started, whether its watchdog device has bitten of late, and whether its agent
+// answers. Both copies of a guest
 // do the same, so that nothing can be failed over to: it is told.
 type guestWatch struct {
+	boots atomic.Uint64 // starts and resets of the guest, since colod runs
+
 	mu     sync.Mutex
 	bitten time.Time
 	action string // what QEMU did

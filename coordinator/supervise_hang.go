@@ -80,12 +80,18 @@ func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecon
 const (
 	deafCheckpoints = 5
 	deafTime        = 3 * time.Second
+
+	// deafBoot is how long after its start a guest counts as booting. It says a few
+	// frames then, at times that follow from how fast it gets there: the copy may be
+	// behind with each of them, and every checkpoint for that puts it off again.
+	deafBoot = time.Minute
 )
 
 // outputs are what one look at a protected speaker's data path shows. Numbers
 // count from an arbitrary start.
 type outputs struct {
 	Session  string // what they are of; another one begins anew
+	Boots    uint64 // starts and resets of the guest here
 	Silences uint64 // checkpoints since the secondary's guest did not say what the primary's said
 	Heard    uint64 // frames that the secondary's guest said
 	Said     uint64 // frames of the primary's guest that were let out
@@ -94,18 +100,22 @@ type outputs struct {
 // deafJudge decides whether the secondary's guest has gone dumb: several
 // checkpoints in a row were taken since it did not say what the primary's said,
 // and after none of them it said anything at all, while the primary's went on.
-// It is pure.
+// While the guest boots nothing is decided. It is pure.
 type deafJudge struct {
-	last  outputs
-	row   uint64
-	since time.Duration // of the first silence of the row
-	said  uint64        // then
+	last   outputs
+	row    uint64
+	since  time.Duration // of the first silence of the row
+	said   uint64        // then
+	booted time.Duration // until then the guest counts as booting
 }
 
 func (j *deafJudge) look(now time.Duration, o outputs) (reason string, deaf bool) {
 	last := j.last
 	j.last = o
-	if o.Session == "" || o.Session != last.Session || o.Heard != last.Heard || o.Silences < last.Silences {
+	if o.Boots != last.Boots {
+		j.booted = now + deafBoot
+	}
+	if now < j.booted || o.Session == "" || o.Session != last.Session || o.Heard != last.Heard || o.Silences < last.Silences {
 		j.row = 0
 		return "", false
 	}

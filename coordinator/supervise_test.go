@@ -71,7 +71,7 @@ func TestHangJudgeSlept(t *testing.T) {
 func TestDeafJudge(t *testing.T) {
 	deaf := func(look func(i uint64) outputs) bool {
 		var j deafJudge
-		for i := range uint64(100) {
+		for i := range uint64(200) {
 			if _, d := j.look(time.Duration(i)*500*time.Millisecond, look(i)); d {
 				return true
 			}
@@ -91,7 +91,22 @@ func TestDeafJudge(t *testing.T) {
 		"a burst, then quiet": {func(i uint64) outputs { return outputs{Session: "s", Silences: min(i, 4), Heard: 7, Said: i} }, false},
 		"nobody talks":        {func(i uint64) outputs { return outputs{Session: "s", Silences: i, Heard: 7, Said: 9} }, false},
 		"sessions change":     {func(i uint64) outputs { return outputs{Session: string(rune('a' + i/4)), Silences: i, Said: i} }, false},
-		"colod counts anew":   {func(i uint64) outputs { return outputs{Session: "s", Silences: i % 4, Said: i} }, false},
+		"boots slowly": {func(i uint64) outputs {
+			o := outputs{Session: "s", Boots: 1, Silences: i, Heard: 7, Said: i}
+			if i >= 90 { // it is there 45 s after its reset
+				o.Heard += i
+			}
+			if i == 0 {
+				o.Boots = 0
+			}
+			return o
+		}, false},
+		"resets again and again": {func(i uint64) outputs { return outputs{Session: "s", Boots: 1 + i/50, Silences: i, Heard: 7, Said: i} }, false},
+		"deaf after a reset":     {func(i uint64) outputs { return outputs{Session: "s", Boots: min(i, 1), Silences: i, Heard: 7, Said: i} }, true},
+		"a reset during deafness": {func(i uint64) outputs {
+			return outputs{Session: "s", Boots: i / 4, Silences: min(i, 8), Heard: 7, Said: i}
+		}, false},
+		"colod counts anew": {func(i uint64) outputs { return outputs{Session: "s", Silences: i % 4, Said: i} }, false},
 	} {
 		if got := deaf(c.look); got != c.want {
 			t.Errorf("%s: deaf %v", name, got)
