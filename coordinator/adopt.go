@@ -156,7 +156,7 @@ func (d *driver) adopt(ctx context.Context, req AdoptRequest) (*AdoptAnswer, err
 	d.launches.Store(false)
 	d.pending.Store(&adoption{qmp.Foreign{Name: d.cfg.Name, Monitor: req.Monitor, OOB: req.OOB, Log: req.Log, Tap: a.Tap}})
 	defer d.pending.Store(nil)
-	if err := d.Ask(ctx, pair.Ask{Op: pair.OpStart, On: true}); err != nil {
+	if err := d.Ask(ctx, pair.Ask{Op: pair.OpStart, On: true, Force: true}); err != nil {
 		return a, err
 	}
 	h := d.vm.Load()
@@ -200,6 +200,7 @@ func (d *driver) takeForeign(ctx context.Context, a *adoption) (VM, error) {
 		}
 		return nil, errors.Join(err, vm.Close())
 	}
+	d.releasing.Store(false)
 	if err := statefile.Remove(d.letGoFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.log.Warn().Err(err).Msg("cannot forget the VM that was let go")
 	}
@@ -217,13 +218,24 @@ func (d *driver) startVM(ctx context.Context, incoming bool) (VM, error) {
 			return nil, fmt.Errorf("somebody else starts this guest: colod adopt %s --monitor SOCKET takes it, colod start %s launches one", d.cfg.Name, d.cfg.Name)
 		}
 	}
-	if l := d.released(); l != nil {
-		return nil, fmt.Errorf("process %d, which was let go %s ago, still runs the guest: adopt it (colod adopt %s) or end it", l.Process.PID, time.Since(l.Since).Round(time.Second), d.cfg.Name)
+	if err := d.runsReleased(); err != nil {
+		return nil, err
 	}
+	d.releasing.Store(false)
 	if err := d.way.use(d.cfg.Network.Tap, false); err != nil {
 		return nil, err
 	}
 	return d.plat.LaunchVM(ctx, d.cfg, d.dir, incoming)
+}
+
+// runsReleased is the reason why no VM may be launched here: one that was let
+// go still runs the guest.
+func (d *driver) runsReleased() error {
+	l := d.released()
+	if l == nil {
+		return nil
+	}
+	return fmt.Errorf("process %d, which was let go %s ago, still runs the guest: adopt it (colod adopt %s) or end it", l.Process.PID, time.Since(l.Since).Round(time.Second), d.cfg.Name)
 }
 
 // TakePath opens the path on a running guest's tap.

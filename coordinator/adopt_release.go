@@ -63,9 +63,27 @@ func (d *driver) release(ctx context.Context, req ReleaseRequest) error {
 	if err := d.awaitKernel(ctx, req.Force); err != nil {
 		return err
 	}
-	d.releasing.Store(true)
-	defer d.releasing.Store(false)
-	return d.Ask(ctx, pair.Ask{Op: pair.OpStop, Why: "released by an operator: the guest runs on, unprotected, and no longer colod's"})
+	// From here on it goes on to its end, also without the one who asked: half of it would be a guest without a network.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWait)
+	defer cancel()
+	err := d.askIf(ctx, pair.Ask{Op: pair.OpStop, Why: pair.ReleasedOn(d.node) + " by an operator: the guest runs on, unprotected, and no longer colod's"}, func() error {
+		if d.m.State() != pair.Solo {
+			return fmt.Errorf("the pair is no longer ready for it; it is %s: %s", d.m.State(), d.m.Reason())
+		}
+		d.releasing.Store(true)
+		return nil
+	})
+	if ctx.Err() == nil { // else it goes on; the next VM that starts here ends it
+		d.releasing.Store(false)
+	}
+	return err
+}
+
+// wayIsReleased reports whether the way to the network still leads to a VM
+// that was let go: then muting it means to hand it over, as often as it takes.
+func (d *driver) wayIsReleased() bool {
+	l := d.released()
+	return l != nil && l.Foreign.Tap == d.way.device()
 }
 
 func errRewritten(n int) error {

@@ -67,6 +67,7 @@ type OpRequest struct {
 	Target string `json:"target,omitempty"` // migrate: the node
 	Role   string `json:"role,omitempty"`   // migrate: speaker, secondary, or "" for what it is not yet
 	On     bool   `json:"on,omitempty"`     // maintenance: on or off; start: a deleted guest too
+	Force  bool   `json:"force,omitempty"`  // start: also a guest that was released on another node, where it may still run
 	Why    string `json:"why,omitempty"`    // maintenance: a sentence for the status
 }
 
@@ -75,7 +76,7 @@ const maxWhy = 500
 
 // wish checks a request and makes the machine's event of it.
 func (q *OpRequest) wish(op pair.Op, d *driver, who AuditWho) (pair.Ask, error) {
-	a := pair.Ask{Op: op, Grace: d.cfg.VM.Grace.D(), Target: q.Target, On: q.On, Why: q.Why}
+	a := pair.Ask{Op: op, Grace: d.cfg.VM.Grace.D(), Target: q.Target, On: q.On, Force: q.Force, Why: q.Why}
 	if q.Grace != "" {
 		g, err := config.ParseDuration(q.Grace)
 		if err != nil || g < 0 || g.D() > time.Hour {

@@ -474,17 +474,29 @@ func (d *driver) onProxy(ev proxy.Event) {
 
 // Ask passes on an operator's wish and waits for its outcome.
 func (d *driver) Ask(ctx context.Context, a pair.Ask) error {
+	return d.askIf(ctx, a, func() error { return nil })
+}
+
+// askIf is Ask, if may allows it; that is called on the loop, right before.
+func (d *driver) askIf(ctx context.Context, a pair.Ask, may func() error) error {
 	if a.Op == pair.OpStart || a.Op == pair.OpForce {
 		if err := d.disks.mayStart(); err != nil { // before the record is changed in vain
 			return err
 		}
 		if d.pending.Load() == nil {
+			if err := d.runsReleased(); err != nil {
+				return err
+			}
 			d.launches.Store(true)
 		}
 	}
 	ch := make(chan string, 1)
 	var id uint64
+	var refused error
 	if !d.call(func() {
+		if refused = may(); refused != nil {
+			return
+		}
 		d.askID++
 		id = d.askID
 		d.asks[id] = ch
@@ -493,6 +505,9 @@ func (d *driver) Ask(ctx context.Context, a pair.Ask) error {
 		d.step(a)
 	}) {
 		return errors.New("colod is being stopped")
+	}
+	if refused != nil {
+		return refused
 	}
 	select {
 	case s := <-ch:

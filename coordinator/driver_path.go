@@ -28,7 +28,7 @@ func (d *driver) mute(a pair.Mute) {
 	defer cancel()
 	ev := pair.Muted{Op: a.Op}
 	mute := d.data.Mute
-	if d.releasing.Load() {
+	if d.releasing.Load() || d.wayIsReleased() {
 		mute = func(context.Context) error { return d.way.handOver() }
 	}
 	if err := mute(ctx); err != nil {

@@ -115,21 +115,23 @@ func (c *cli) stopGuestCommand(name string, op pair.Op, short, long, example str
 
 func (c *cli) vmStartCommand() *cobra.Command {
 	var timeout time.Duration
-	var create bool
+	var create, force bool
 	cmd := &cobra.Command{
 		Use:   "start [PAIR]",
 		Short: "Start a guest that was ended",
 		Long: `Start launches the guest on this node and waits until it runs. A guest that was deleted is
-made anew with --create only.`,
+made anew with --create only. One that was released on another node may still run there: it is
+started here with --force only, for which its VM must have ended.`,
 		Example: "  colod vm start guest1\n  colod vm start guest1 --create",
 		Args:    rangeArgs(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.askFor(cmd.Context(), args, pair.OpStart, coordinator.OpRequest{On: create}, timeout)
+			return c.askFor(cmd.Context(), args, pair.OpStart, coordinator.OpRequest{On: create, Force: force}, timeout)
 		},
 	}
 	c.socketFlag(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the outcome")
 	cmd.Flags().BoolVar(&create, "create", false, "also a guest that was deleted, anew")
+	cmd.Flags().BoolVar(&force, "force", false, "also a guest that was released on another node, if its VM has ended")
 	return cmd
 }
 

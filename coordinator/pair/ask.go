@@ -135,7 +135,7 @@ func (m *Machine) askStart(a Ask) string {
 		m.decide()
 	case Stopped:
 		m.await(a)
-		if why := m.start(a.On); why != "" {
+		if why := m.start(a); why != "" {
 			m.asks = m.asks[:len(m.asks)-1]
 			return why
 		}

@@ -83,7 +83,7 @@ var wishes = []struct {
 	{OpReboot, "the guest is reset within its VM; a checkpoint follows", "as without it: the other node has the guest of before or after the reset"},
 	{OpStop, "the guest is ended, with a grace period in which it may shut itself down; the record says so", "the end is recorded once the guest cannot be heard; the record decides"},
 	{OpDelete, "the same, and what is kept of the guest is removed; a start needs --create then", "it is tried again until the record says so"},
-	{OpStart, "a guest that was ended, or whose start maintenance holds back, is started on this node", "the record decides"},
+	{OpStart, "a guest that was ended, or whose start maintenance holds back, is started on this node; one that another node has released, with --force only, as it may run there", "the record decides"},
 	{OpMaintenance, "what happens by itself is held back: a takeover by the secondary, a start, protection. A speaker that loses its secondary still goes on alone. Ends with maintenance off; then what was held back is done", "all nodes of the pair know of it, and keep it over a restart of colod; a node that was away learns of it when it is back"},
 	{OpForce, "a node that cannot win the record, as the arbiter does not answer, speaks all the same", "if the record names another node once it can be read, the guest here is ended"},
 }

@@ -36,6 +36,9 @@ type (
 		// On is for OpMaintenance: on or off. For OpStart: make a guest
 		// that was deleted anew.
 		On bool
+		// Force is for OpStart: start a guest that was released on another
+		// node, where it may still run.
+		Force bool
 		// Why is for OpMaintenance: the operator's sentence. For OpStop: the
 		// reason to be recorded, if it is not the usual one.
 		Why string

@@ -166,10 +166,13 @@ func (m *Machine) stopSettle() {
 }
 
 // start carries out an operator's start.
-func (m *Machine) start(create bool) string {
+func (m *Machine) start(a Ask) string {
 	switch {
-	case m.deleted() && !create:
+	case m.deleted() && !a.On:
 		return "the guest was deleted; start it with --create to make it anew"
+	case m.releasedElsewhere() && !a.Force:
+		return m.rec.Speaker + " has released the guest, whose VM may run there without colod: a start here would make a second one; " +
+			"take it back there (colod adopt), or, if that VM has ended, start the guest there, or here with --force"
 	case !m.stop.settled:
 		return "the guest is still being ended; try again"
 	case m.rec.Speaker == m.cfg.Self && !m.rec.Ended:
@@ -191,6 +194,19 @@ const deleted = "deleted"
 
 // deleted reports whether the record says that the guest was ended for good.
 func (m *Machine) deleted() bool { return m.rec.Ended && strings.HasPrefix(m.rec.Reason, deleted) }
+
+// released is how the record's reason begins when the guest's VM was let go.
+const released = "released on "
+
+// ReleasedOn is how the record's reason begins when the guest's VM was let go
+// on a node: it may run on there without colod.
+func ReleasedOn(node string) string { return released + node }
+
+// releasedElsewhere reports whether the record says that another node has let
+// the guest's VM go. Whether it still runs, only that node can tell.
+func (m *Machine) releasedElsewhere() bool {
+	return m.rec.Ended && m.rec.Speaker != m.cfg.Self && strings.HasPrefix(m.rec.Reason, released)
+}
 
 // Deleted reports whether the record says that the guest was ended for good.
 func (m *Machine) Deleted() bool { return m.deleted() }
