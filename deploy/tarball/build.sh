@@ -6,7 +6,7 @@
 #
 # writes colod-VERSION-linux-ARCH.tar.xz, colod-VERSION.cdx.json and SHA256SUMS.
 # Equal inputs and SOURCE_DATE_EPOCH (default: the time of the last commit) give
-# equal bytes.
+# equal bytes. COLOD_XZ_LEVEL (0 to 9, default 6) is how hard xz tries.
 set -euo pipefail
 umask 022
 export LC_ALL=C TZ=UTC
@@ -46,7 +46,7 @@ go run ./deploy/manpages -date "@$SOURCE_DATE_EPOCH" "$binary" "$root/man"
 go run ./deploy/sbom -version "$version" -date "$SOURCE_DATE_EPOCH" "$binary" >"$root/colod.cdx.json"
 cp "$root/colod.cdx.json" "$out/colod-$version.cdx.json"
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" --format=gnu \
-	-C "$stage" -c "$name" | xz -T1 -6 >"$out/$name.tar.xz"
+	-C "$stage" -c "$name" | xz -T1 "-${COLOD_XZ_LEVEL:-6}" >"$out/$name.tar.xz"
 cd "$out"
 sha256sum "$name.tar.xz" "colod-$version.cdx.json" >SHA256SUMS
 echo "$out/$name.tar.xz"
