@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"colod/internal/lab"
+	"colod/internal/priority"
 	"colod/qmp"
 )
 
@@ -121,6 +122,7 @@ func (c *Chain) launch(ctx context.Context, node string, o Options, chardevs []s
 	if err != nil {
 		return nil, fmt.Errorf("start QEMU's COLO: node %s: %w", node, err)
 	}
+	_ = priority.Set(vm.PID(), 0) // as colod does with its guests, however the benchmark was started
 	return vm, nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+
+	"colod/internal/priority"
 )
 
 const qemuBinary = "qemu-system-x86_64"
@@ -50,15 +52,21 @@ func (l *Lab) startNative(ctx context.Context) error {
 	if l.state.Disk != "" {
 		args = append(args, "-drive", "if=virtio,format=raw,file="+l.DiskImage(NodeA))
 	}
-	return l.startDetached("ip", args, filepath.Join(dir, "qemu.log"), nil)
+	pid, err := l.startDetached("ip", args, filepath.Join(dir, "qemu.log"), nil)
+	if err != nil {
+		return err
+	}
+	// As colod does with its guests: all have the same share of the processors, however the lab was started. What may not be, is not.
+	_ = priority.Set(pid, 0)
+	return nil
 }
 
 // startDetached starts a program that outlives this process, with its output
-// in a file.
-func (l *Lab) startDetached(name string, args []string, log string, env []string) error {
+// in a file, and returns its number.
+func (l *Lab) startDetached(name string, args []string, log string, env []string) (int, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
-		return fmt.Errorf("start %s: %w", name, err)
+		return 0, fmt.Errorf("start %s: %w", name, err)
 	}
 	defer out.Close()
 	cmd := exec.Command(name, args...)
@@ -66,9 +74,9 @@ func (l *Lab) startDetached(name string, args []string, log string, env []string
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", name, err)
+		return 0, fmt.Errorf("start %s: %w", name, err)
 	}
 	// Collected when it ends, so that a killed one does not look alive to killAll.
 	go cmd.Wait()
-	return nil
+	return cmd.Process.Pid, nil
 }

@@ -194,7 +194,8 @@ func (l *Lab) startDaemon(_ context.Context, node string) error {
 	} else {
 		args = append(args, "lab", "keep", l.configFile(node))
 	}
-	return l.startDetached("ip", args, filepath.Join(l.nodeDir(node), "colod.log"), nil)
+	_, err := l.startDetached("ip", args, filepath.Join(l.nodeDir(node), "colod.log"), nil)
+	return err
 }
 
 // ensureDaemon starts a node's colod if nothing runs it, and tells whether it
