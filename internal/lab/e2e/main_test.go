@@ -2,15 +2,18 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -66,9 +69,11 @@ func mainTest(m *testing.M) int {
 		}
 	}
 	fmt.Printf("seed %d (COLOD_SEED), program %s\n", seed, program)
+	sweep()
+	clearOnSignal(dir)
 	code := m.Run()
 	shared.down()
-	for _, name := range used {
+	for _, name := range used.all() {
 		if left := lab.Leaks(name); len(left) > 0 {
 			fmt.Fprintf(os.Stderr, "left of lab %s: %s\n", name, strings.Join(left, "; "))
 			code = 1
@@ -77,13 +82,63 @@ func mainTest(m *testing.M) int {
 	return code
 }
 
+// clearOnSignal takes this run's labs down when it is interrupted.
+func clearOnSignal(dir string) {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-stop
+		code := 128 + int(syscall.SIGINT)
+		for _, name := range used.all() {
+			if err := lab.Down(context.Background(), name); err != nil && !errors.Is(err, lab.ErrNoLab) {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}
+		os.RemoveAll(dir)
+		os.Exit(code)
+	}()
+}
+
+// sweep takes down the labs of runs that were killed.
+func sweep() {
+	for _, name := range lab.Names() {
+		number, _, ok := strings.Cut(strings.TrimPrefix(name, "t"), "-")
+		pid, err := strconv.ParseInt(number, 36, 32)
+		if !ok || !strings.HasPrefix(name, "t") || err != nil || syscall.Kill(int(pid), 0) != syscall.ESRCH {
+			continue
+		}
+		fmt.Printf("lab %s is of a run that was killed: it is taken down\n", name)
+		if err := lab.Down(context.Background(), name); err != nil && !errors.Is(err, lab.ErrNoLab) {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+}
+
+// names is a list that several goroutines use.
+type names struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (n *names) add(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.list = append(n.list, name)
+}
+
+func (n *names) all() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.list)
+}
+
 // used are the names of all labs of this run.
-var used []string
+var used names
 
 // labName returns a name that no other run uses.
 func labName(what string) string {
 	name := fmt.Sprintf("t%s-%s", strconv.FormatInt(int64(os.Getpid()), 36), what)
-	used = append(used, name)
+	used.add(name)
 	return name
 }
 
@@ -169,7 +224,7 @@ func protected(t *testing.T) *lab.Lab {
 	}
 	start := time.Now()
 	opt := sharedOptions
-	opt.Name, opt.Program, opt.Progress = labName(fmt.Sprint("pair", len(used))), program, shared.note
+	opt.Name, opt.Program, opt.Progress = labName(fmt.Sprint("pair", len(used.all()))), program, shared.note
 	l, err := lab.Up(t.Context(), opt)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, shared.show())
