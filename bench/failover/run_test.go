@@ -41,7 +41,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("goal %q: %v", g.Text, g.Got)
 		}
 	}
-	if len(res.Goals) != 6 || len(res.Limits) != 1 || strings.Contains(res.Limits[0], "more") {
+	if len(res.Goals) != 7 || len(res.Limits) != 1 || strings.Contains(res.Limits[0], "more") {
 		t.Errorf("%d goals, limits %q", len(res.Goals), res.Limits)
 	}
 }

@@ -248,7 +248,7 @@ func (r *run) goals(res *report.Result) {
 		}
 	}
 	if f, ok := res.Find(changingCase, adaptive, "changes of mode"); ok {
-		// Two are needed; trials of lock-step while output diverges are two more.
+		// Two are needed, two more are forgiven.
 		res.AtMost("adaptive under a changing load, changes of mode", 4, f.Median, "")
 	}
 }
@@ -267,7 +267,8 @@ func (r *run) how() []string {
 			"held against; the longest wait of a frame is what one did wait. All epochs of a system's turns are counted, from colod's own records; buffer, request, transfer, load " +
 			"and release are the parts of the wait of the oldest output (transfer and load: the guest stands still).",
 		fmt.Sprintf("changing: %s each of static replies, of replies that differ in every answer and between the guests, and of static replies again, 16 connections; lock-step, "+
-			"epochs of 25 ms, and adaptive, each on a pair of its own.", 5*r.each),
+			"epochs of 25 ms, and adaptive, behind the other loads. A change of mode is what colod's status and log call one: a trial of lock-step that fails within some "+
+			"checkpoints is none, but its cost is in the rates.", 5*r.each),
 	}
 }
 

@@ -66,7 +66,7 @@ type changed struct {
 
 // Run measures.
 func Run(ctx context.Context, o rig.Options) (*report.Result, error) {
-	r := &run{o: o, rounds: o.RoundsOr(3, 1), each: o.EachOr(2*time.Second, 300*time.Millisecond),
+	r := &run{o: o, rounds: o.RoundsOr(2, 1), each: o.EachOr(2*time.Second, 300*time.Millisecond),
 		systems: []string{native, twin, lockstep, epoch, bound5, bound30, adaptive, peer},
 		samples: map[string]map[string][]*load.Outcome{}, epochs: map[string][]epochTimes{}, changed: map[string][]*changed{},
 		rate: 100}
@@ -79,13 +79,8 @@ func Run(ctx context.Context, o rig.Options) (*report.Result, error) {
 		r.program = vmlab.Program(t)
 		for round := range r.rounds {
 			for _, name := range r.systems {
-				if len(r.loadsOf(name)) > 0 {
+				if len(r.loadsOf(name)) > 0 || r.changes(name) {
 					r.turn(round, name)
-				}
-			}
-			if o.Wants(changing) && !o.Quick {
-				for _, name := range []string{lockstep, epoch, adaptive} {
-					r.change(round, name)
 				}
 			}
 		}
@@ -138,15 +133,21 @@ func (r *run) turn(round int, name string) {
 		r.samples[kind][name] = append(r.samples[kind][name], out)
 	}
 	if s == nil {
+		if r.changes(name) {
+			r.changed[name] = append(r.changed[name], nil)
+		}
 		return
 	}
 	r.accel, _ = s.labs[0].Accel()
-	if name == epoch || name == bound5 || name == bound30 {
+	if len(r.loadsOf(name)) > 0 && (name == epoch || name == bound5 || name == bound30) {
 		all, err := fetchEpochs(r.t.Context(), s.labs[0], s.since)
 		if err != nil {
 			r.fail(round, name, "epochs", err)
 		}
 		r.epochs[name] = append(r.epochs[name], all...)
+	}
+	if r.changes(name) {
+		r.changed[name] = append(r.changed[name], r.change(round, name, s))
 	}
 	if err := s.down(); err != nil {
 		r.fail(round, name, "end", err)
@@ -185,23 +186,22 @@ func (r *run) fail(round int, name, what string, err error) {
 	r.o.Log("systems FAILED: %v", line)
 }
 
-// change puts the load that changes on a system.
-func (r *run) change(round int, name string) {
+// changes tells whether a system gets the load that changes.
+func (r *run) changes(name string) bool {
+	return r.o.Wants(changing) && !r.o.Quick && (name == lockstep || name == epoch || name == adaptive)
+}
+
+// change puts the load that changes on a system; nil: it failed.
+func (r *run) change(round int, name string, s *running) *changed {
 	each := 5 * r.each
 	c := &changed{}
-	s, err := up(r.t, name, r.program)
-	if err != nil {
-		r.fail(round, name, changing, err)
-		r.changed[name] = append(r.changed[name], nil)
-		return
-	}
 	m := watchModes(r.t.Context(), s.labs[0])
+	defer m.stop()
 	for _, p := range phases {
 		out, err := s.load(r.t.Context(), p.kind, each, 0)
 		if err != nil {
 			r.fail(round, name, changing+", "+p.name, err)
-			c = nil
-			break
+			return nil
 		}
 		n, share := m.fetch()
 		c.rate = append(c.rate, float64(out.Ops)/out.Seconds)
@@ -210,11 +210,7 @@ func (r *run) change(round int, name string) {
 		r.o.Log("systems round %d/%d %-22s %s, %-11s %7.1f requests/s, p50 %.1f ms, p99 %.1f ms, %d changes of mode, %.0f %% in epochs", round+1, r.rounds, name, changing, p.name,
 			float64(out.Ops)/out.Seconds, out.P50/1e3, out.P99/1e3, n, share)
 	}
-	m.stop()
-	r.changed[name] = append(r.changed[name], c)
-	if err := s.down(); err != nil {
-		r.fail(round, name, "end", err)
-	}
+	return c
 }
 
 // throughput is what a load is about: MB/s, operations a second, or the mix's index.
