@@ -21,6 +21,9 @@ type epochTimes struct {
 	buffer, request, transfer, load, release float64
 }
 
+// checkpoint is the time of the epoch's checkpoint, from its request to its release.
+func (e epochTimes) checkpoint() float64 { return e.request + e.transfer + e.load + e.release }
+
 // fetchEpochs reads the epochs since a time from the records of the pair's speaker.
 func fetchEpochs(ctx context.Context, l *lab.Lab, since time.Time) ([]epochTimes, error) {
 	var all []coordinator.CheckpointRecord

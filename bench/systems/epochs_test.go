@@ -23,6 +23,9 @@ func TestCutEpochs(t *testing.T) {
 			t.Errorf("epoch %d: %+v, want %+v", i, got[i], w)
 		}
 	}
+	if c := got[0].checkpoint(); math.Abs(c-6.5) > 1e-6 {
+		t.Errorf("the first epoch's checkpoint takes %v ms, want 6.5", c)
+	}
 	if cutEpochs(nil) != nil {
 		t.Error("epochs of nothing")
 	}

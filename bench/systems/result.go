@@ -134,6 +134,7 @@ func (r *run) boundSheet(res *report.Result) (report.Case, bool) {
 		}
 		if s.bound > 0 {
 			sh.Add(s.name, "periods beyond the bound", "%", "less", beyond(periods, s.bound))
+			sh.Add(s.name, "checkpoints that alone take longer than the bound", "%", "less", beyond(of(epochTimes.checkpoint), s.bound))
 			sh.Add(s.name, "epochs with a frame that waited beyond the bound", "%", "less", beyond(of(func(e epochTimes) float64 { return e.longest }), s.bound))
 		}
 		curve.Series = append(curve.Series, report.Distribution(s.name, thin(periods)))
@@ -265,7 +266,8 @@ func (r *run) how() []string {
 			"one process a file, asked for over HTTP. mix are short jobs in the guest in the manner of UnixBench, each bound by one thing; its index is their geometric mean.", r.each, r.rate),
 		"epochs: the period, from one checkpoint's release to the next one's, is the longest time that a frame of the guest can wait in that epoch, and what the bound is " +
 			"held against; the longest wait of a frame is what one did wait. All epochs of a system's turns are counted, from colod's own records; buffer, request, transfer, load " +
-			"and release are the parts of the wait of the oldest output (transfer and load: the guest stands still).",
+			"and release are the parts of the wait of the oldest output (transfer and load: the guest stands still). Where a checkpoint alone, from request to release, takes longer than " +
+			"the bound, no interval keeps it.",
 		fmt.Sprintf("changing: %s each of static replies, of replies that differ in every answer and between the guests, and of static replies again, 16 connections; lock-step, "+
 			"epochs of 25 ms, and adaptive, behind the other loads. A change of mode is what colod's status and log call one: a trial of lock-step that fails within some "+
 			"checkpoints is none, but its cost is in the rates.", 5*r.each),
