@@ -97,13 +97,17 @@ func (t *thread) runCalls() {
 	}
 }
 
-// close makes the thread refuse further calls and wakes it.
+// close makes the thread refuse further calls and wakes it. It may be called
+// again: the descriptor that wakes is no longer the thread's then.
 func (t *thread) close() {
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
 	t.closed = true
 	one := [8]byte{1}
 	unix.Write(t.wakefd, one[:])
-	t.mu.Unlock()
 }
 
 func (t *thread) isClosed() bool {
