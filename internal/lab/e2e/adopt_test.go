@@ -179,6 +179,13 @@ func TestAdopt(t *testing.T) {
 	if _, err := on(st.Speaker).Ask(ctx, name, pair.OpStart, 0); err == nil || !strings.Contains(err.Error(), "still runs the guest") {
 		t.Errorf("a second guest may be started: %v", err)
 	}
+	other := lab.NodeA
+	if st.Speaker == lab.NodeA {
+		other = lab.NodeB
+	}
+	if _, err := on(other).Ask(ctx, name, pair.OpStart, 0); err == nil || !strings.Contains(err.Error(), "--force") {
+		t.Errorf("a second guest may be started on %s: %v", other, err)
+	}
 	if back, err := on(st.Speaker).Adopt(ctx, name, coordinator.AdoptRequest{}); err != nil || !back.Adopted || back.PID != st.VM.PID {
 		t.Fatalf("%+v, %v", back, err)
 	}
