@@ -22,10 +22,15 @@ import (
 )
 
 // TestSecrets: with the default encryption nothing that the guest has in memory or on disk, or says, can be read on the
-// wire between the nodes; asked for "plain", it can, which shows that the test would see it. Nobody gets in without
-// a certificate of the authority, on any class of connection.
+// wire between the nodes; asked for "plain", it can, which shows that the test would see it (in full only; that the
+// capture records what is said is also seen by the preambles, which are in clear). Nobody gets in without a
+// certificate of the authority, on any class of connection.
 func TestSecrets(t *testing.T) {
-	for _, encryption := range []string{"tls", "plain"} {
+	encryptions := []string{"tls"}
+	if long {
+		encryptions = append(encryptions, "plain")
+	}
+	for _, encryption := range encryptions {
 		t.Run(encryption, func(t *testing.T) {
 			l := up(t, "sec-"+encryption, lab.Options{Disk: "64M", Encryption: encryption})
 			if encryption == "tls" {
