@@ -166,7 +166,9 @@ type (
 		VM     uint64
 		Reason string
 	}
-	// VMHung says that the VM here does not run although nobody stopped it.
+	// VMHung says that the VM here is of no use any more although nobody
+	// stopped it: it hangs, its guest stands still at a disk error, or its
+	// image lacks a write. Reason says which, in full.
 	VMHung struct {
 		VM     uint64
 		Reason string
