@@ -89,6 +89,7 @@ func TestForeignMigration(t *testing.T) {
 	before := awaitRoles(t, l, "", "")
 	fault(t, l, lab.KillNode, before.Standby) // the guest is to be alone: one that is being copied cannot be migrated
 	awaitSpeaker(t, l, before)
+	awaitNode(t, l, before.Speaker, "solo") // before that it is still being freed from its copy
 	fault(t, l, lab.KillColod, before.Speaker)
 	if err := migrateAway(filepath.Join(filepath.Dir(l.Socket(before.Speaker)), "vm", before.Pair, "qmp.sock"), filepath.Join(l.Dir(), "away.sock")); err != nil {
 		t.Fatal(err)
