@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"colod/bench/qemucolo"
@@ -69,20 +70,32 @@ func (c *chain) lose(ctx context.Context, loss string, p *pauses) (err error) {
 			return err
 		}
 	}
+	var losing atomic.Bool
+	seen, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	tookOver := make(chan error, 1)
 	go func() {
 		select {
 		case <-lost:
+			if !losing.Load() {
+				early := fmt.Errorf("heartbeats were missing before the loss: this machine was busy for more than %s", beatTimeout)
+				if loss == lossVM {
+					early = fmt.Errorf("the primary ended before the loss: %s", q.Primary.DeathReport())
+				}
+				giveUp(early)
+				return
+			}
 			tookOver <- q.TakeOver(ctx)
-		case <-ctx.Done():
-			tookOver <- ctx.Err()
+		case <-seen.Done():
+			tookOver <- seen.Err()
 		}
 	}()
-	err = p.watch(ctx, c.lab, func() error {
+	err = p.watch(seen, c.lab, func() error {
 		kind := lab.KillVM
 		if loss == lossNode {
 			kind = lab.KillNode
 		}
+		losing.Store(true)
 		_, err := c.lab.Fault(ctx, kind, lab.NodeA)
 		return err
 	})

@@ -161,6 +161,9 @@ func (p *pauses) watch(ctx context.Context, l *lab.Lab, lose func() error) error
 		return err
 	}
 	time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // any moment between two checkpoints
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	// From before the loss on, since making it takes a while: what a client waits for longest is the loss.
 	if _, err := s.Mark(); err != nil {
 		return err
@@ -174,7 +177,6 @@ func (p *pauses) watch(ctx context.Context, l *lab.Lab, lose func() error) error
 	if err != nil {
 		return err
 	}
-	p.runs++
 	var now []client.Report
 	for {
 		if now, err = s.Report(); err != nil {
@@ -189,6 +191,10 @@ func (p *pauses) watch(ctx context.Context, l *lab.Lab, lose func() error) error
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	p.runs++
 	for i, r := range now {
 		heard := r.Rounds > before[i].Rounds || r.Bytes > before[i].Bytes
 		if r.Clean() && heard {
@@ -200,7 +206,7 @@ func (p *pauses) watch(ctx context.Context, l *lab.Lab, lose func() error) error
 			p.first = fmt.Sprintf("%s: heard again: %v, lost %d, repeated %d, wrong %d, %s", r.Name, heard, r.Lost, r.Repeated, r.Corrupt, r.Error)
 		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 // table writes one kind of loss into the result.
