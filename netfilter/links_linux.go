@@ -200,10 +200,12 @@ func openTun(err error) error {
 	return e
 }
 
-// makeTap makes a persistent tap with the virtio-net header, one queue, down.
+// makeTap makes a persistent tap with the virtio-net header, one queue, down. It belongs to the user and group of this
+// process: QEMU runs as the same, without CAP_NET_ADMIN, and may take only a tap of its own.
 func (l *links) makeTap(name string) error {
 	t := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP,
-		Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_NO_PI | netlink.TUNTAP_TUN_EXCL}
+		Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_NO_PI | netlink.TUNTAP_TUN_EXCL,
+		Owner: uint32(os.Geteuid()), Group: uint32(os.Getegid())}
 	if err := l.nl.LinkAdd(t); err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 			return openTun(err)
