@@ -97,7 +97,7 @@ site() {
 	step "site.yml: from nothing to a protected guest"
 	play site.yml
 	hosts_wait 120 "not protected" protected_by a b || die "$(status a)"
-	hosts_wait 60 "the guest does not answer" guest_answers
+	hosts_wait 120 "the guest does not answer" guest_answers
 	load_start
 	step "second run"
 	play site.yml
