@@ -188,6 +188,10 @@ func migrateAway(monitor, at string) error {
 	if _, err := ask("qmp_capabilities", map[string]any{}); err != nil {
 		return err
 	}
+	// The guest was protected before, and QEMU keeps what a migration of it is to do: the next one would begin COLO again.
+	if _, err := ask("migrate-set-capabilities", map[string]any{"capabilities": []map[string]any{{"capability": "x-colo", "state": false}}}); err != nil {
+		return err
+	}
 	if _, err := ask("migrate", map[string]any{"uri": "unix:" + at}); err != nil {
 		return err
 	}
