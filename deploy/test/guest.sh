@@ -49,9 +49,9 @@ END
 		"ipv6.autoconf=0 net.ifnames=0 colod.ip4=$2/24 colod.ip6=$3/64 colod.seed=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 }
 
-# guest_answers says whether the guest's services are there: they do not all start in one moment.
+# guest_answers says whether the guest's services are there: they do not all start in one moment. It leaves /counter to the load, which counts.
 guest_answers() {
-	client timeout 10 curl -sf -o /dev/null http://192.0.2.10/counter && client timeout 10 bash -c '</dev/tcp/192.0.2.10/7'
+	client timeout 10 curl -sf -o /dev/null http://192.0.2.10/static/1 && client timeout 10 bash -c '</dev/tcp/192.0.2.10/7'
 }
 
 # load_start begins, with the program $binary, connections that stay open until load_stop: one that is echoed, one that counts.
