@@ -248,7 +248,11 @@ func (n *Node) publish(e Event, routine bool) {
 	n.opt.Notify(fmt.Sprintf("STATUS=pair %s is %s: %s", e.Pair, e.State, e.Reason))
 }
 
-// rest brings all pairs to rest, within stopTimeout and the guests' grace.
+// errSpeaksElsewhere keeps a guest from being ended that another node of its pair runs.
+var errSpeaksElsewhere = errors.New("the guest does not speak here")
+
+// rest brings all pairs to rest, within stopTimeout and the guests' grace. withGuests ends the guests that speak here; one
+// that speaks on another node goes on there, and only its secondary here ends, as it does without.
 func (n *Node) rest(withGuests bool) {
 	var wg sync.WaitGroup
 	for _, d := range n.all() {
@@ -256,7 +260,13 @@ func (n *Node) rest(withGuests bool) {
 			if withGuests {
 				grace := d.cfg.VM.Grace.D()
 				ctx, cancel := context.WithTimeout(context.Background(), grace+stopTimeout/3)
-				if err := d.Ask(ctx, pair.Ask{Op: pair.OpStop, Grace: grace}); err != nil {
+				err := d.askIf(ctx, pair.Ask{Op: pair.OpStop, Grace: grace}, func() error {
+					if d.m.Role() != pair.Speaker {
+						return errSpeaksElsewhere
+					}
+					return nil
+				})
+				if err != nil && !errors.Is(err, errSpeaksElsewhere) {
 					d.log.Warn().Err(err).Msg("the guest was not ended")
 				}
 				cancel()

@@ -47,6 +47,42 @@ func TestStopKeepsConnections(t *testing.T) {
 	}
 }
 
+// TestStopWithGuests: a node that is stopped with its guests leaves alone those that speak on another node; those that speak
+// on it are ended, and nobody takes them over.
+func TestStopWithGuests(t *testing.T) {
+	p := newTestPair(t)
+	p.list = []string{"a", "b", "c"}
+	for _, n := range p.list {
+		p.start(n)
+	}
+	stop := func(name string) {
+		t.Helper()
+		n := p.nodes[name]
+		n.node.Stop(true)
+		if err := <-n.done; err != nil {
+			t.Error(err)
+		}
+		n.done <- nil
+	}
+	second := p.await("a", "protection", func(s PairStatus) bool { return s.State == "protected" }).Standby
+	third := map[string]string{"b": "c", "c": "b"}[second]
+	guest := p.vm("a")
+	p.awaitState(third, "standby", "none")
+	stop(third)
+	if st := p.awaitState("a", "protected", "speaker"); st.Standby != second {
+		t.Errorf("without its third node the pair is %+v", st)
+	}
+	stop(second)
+	p.awaitState("a", "solo", "speaker")
+	if p.vm("a") != guest {
+		t.Error("the guest was started anew")
+	}
+	p.start(third)
+	p.awaitState("a", "protected", "speaker")
+	stop("a")
+	p.awaitState(third, "stopped", "none")
+}
+
 // silentArbiter does not answer while it is away.
 type silentArbiter struct {
 	arbiter.Arbiter

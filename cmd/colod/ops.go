@@ -157,7 +157,8 @@ func (c *cli) stopCommand() *cobra.Command {
 and records that this was on purpose: no node takes over.
 
 Without PAIR it stops the daemon of this node. Its guests keep running, unprotected,
-unless --with-guests is given.`,
+unless --with-guests is given: it ends those that speak here. A guest that speaks
+on another node goes on there in either case.`,
 		Example: `  colod stop guest1
   colod stop guest1 --now
   colod stop --with-guests`,
@@ -192,6 +193,6 @@ unless --with-guests is given.`,
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the outcome")
 	cmd.Flags().DurationVar(&grace, "grace", 0, "how long the guest may take to shut itself down (default: vm.grace)")
 	cmd.Flags().BoolVar(&now, "now", false, "end the guest at once")
-	cmd.Flags().BoolVar(&withGuests, "with-guests", false, "end the guests too when the daemon is stopped")
+	cmd.Flags().BoolVar(&withGuests, "with-guests", false, "end the guests that speak here too when the daemon is stopped")
 	return cmd
 }

@@ -53,7 +53,7 @@ unless --with-guests is given. Logs go to standard error.`,
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration file")
-	cmd.Flags().BoolVar(&withGuests, "with-guests", false, "end the guests too when the daemon is stopped")
+	cmd.Flags().BoolVar(&withGuests, "with-guests", false, "end the guests that speak here too when the daemon is stopped")
 	return cmd
 }
 
