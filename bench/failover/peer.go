@@ -99,6 +99,9 @@ func (c *chain) lose(ctx context.Context, loss string, p *pauses) (err error) {
 		_, err := c.lab.Fault(ctx, kind, lab.NodeA)
 		return err
 	})
+	if cause := context.Cause(seen); cause != nil {
+		return cause // it has ended the clients, which is what err says
+	}
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func Run(ctx context.Context, o rig.Options) (*report.Result, error) {
 							t.Fatalf("%v", err)
 						}
 						// QEMU's COLO may fail by itself: its clients are lost, and the run goes on.
-						err = fmt.Errorf("%s, loss of %s, run %d: %w", peer, loss, p.runs+p.failed, err)
+						err = fmt.Errorf("%s, loss of %s, run %d: %w", peer, loss, p.runs+p.failed+1, err)
 						o.Log("failover FAILED: %v", err)
 						p.fail(err)
 					}
