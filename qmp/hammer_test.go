@@ -60,7 +60,7 @@ func storm(t testing.TB, closing float64) string {
 // TestHammer runs 10,000 commands beside an event storm, from several goroutines, over connections
 // that close at random: each command gets its own reply or an error, every event comes in order.
 func TestHammer(t *testing.T) {
-	ctx := testContext(t, 120*time.Second)
+	ctx := testContext(t, 8*time.Minute)
 	path := storm(t, 0.001)
 	const commands, workers = 10_000, 4
 	replies, broken := 0, 0
