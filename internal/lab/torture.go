@@ -318,7 +318,8 @@ func (t *torture) step(ctx context.Context, s Step) (sr StepReport) {
 		sr.Did += "; " + said
 	}
 	mended := time.Now()
-	if sr.Error == "" && slices.Contains([]string{KillVM, KillNode, opFailover}, s.What) && s.On != roleSpare {
+	refusable := s.What == opFailover && s.Away != "" // without the arbiter it is refused, and the pair goes on
+	if sr.Error == "" && !refusable && slices.Contains([]string{KillVM, KillNode, opFailover}, s.What) && s.On != roleSpare {
 		// Nothing of the sort may pass unnoticed.
 		if err := t.awaitChange(ctx, before); err != nil {
 			sr.Error = err.Error()

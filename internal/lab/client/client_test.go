@@ -141,6 +141,18 @@ func TestEchoSeesBrokenConnection(t *testing.T) {
 	}
 }
 
+// TestEchoSeesBrokenConnectionWhenFull: the end is told also while the writer waits for room.
+func TestEchoSeesBrokenConnectionWhenFull(t *testing.T) {
+	port := serveTCP(t, func(c net.Conn) {
+		io.CopyN(io.Discard, c, 100<<10)
+		c.(*net.TCPConn).SetLinger(0)
+	})
+	r := watch(t, Load{Kind: Echo, Port: port}, func(Report) bool { return false })
+	if r.Clean() || !strings.Contains(r.Error, "echo after") {
+		t.Errorf("a reset was not noticed: %+v", r)
+	}
+}
+
 func TestEchoMeasuresPause(t *testing.T) {
 	const pause = 400 * time.Millisecond
 	port := serveTCP(t, func(c net.Conn) {

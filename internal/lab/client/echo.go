@@ -63,7 +63,9 @@ func echo(ctx context.Context, l Load, m *meter) error {
 	var sent, got atomic.Int64
 	room := make(chan struct{}, 1)
 	werr := make(chan error, 1)
-	go func() { werr <- echoWrite(ctx, l, m, c, stream, &sent, &got, room) }()
+	wctx, end := context.WithCancel(ctx)
+	defer end()
+	go func() { werr <- echoWrite(wctx, l, m, c, stream, &sent, &got, room) }()
 
 	buf := make([]byte, 64<<10)
 	check := checker{stream: stream}
@@ -93,7 +95,8 @@ func echo(ctx context.Context, l Load, m *meter) error {
 			return nil
 		}
 		c.Close()
-		if w := <-werr; w != nil {
+		end() // a writer that waits for room gets none any more
+		if w := <-werr; w != nil && !errors.Is(w, context.Canceled) {
 			err = w
 		}
 		return fmt.Errorf("echo after %d bytes, %d outstanding: %w", got.Load(), sent.Load()-got.Load(), err)
