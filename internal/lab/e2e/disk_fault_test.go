@@ -357,13 +357,19 @@ func (f *faultLab) lostConnection(t *testing.T, speaker, secondary string) {
 	if err := f.AwaitState(t.Context(), "protected"); err != nil {
 		t.Fatal(err)
 	}
-	ports := c.ports(peer.ClassDisk)
-	c.end()
-	if len(ports) == 0 {
-		t.Fatal("no connection of the disks was seen")
+	// The synchronisation may have taken several tries, each with a connection of its own, and what was captured may
+	// come late: one that is open is needed.
+	since, broken := time.Now(), 0
+	for start := time.Now(); broken == 0; time.Sleep(50 * time.Millisecond) {
+		if ports := c.ports(peer.ClassDisk); len(ports) > 0 {
+			broken = breakConnections(t, f.Lab, speaker, ports)
+		}
+		if time.Since(start) > time.Minute {
+			t.Fatalf("no open connection of the disks was seen among %d", len(c.ports(peer.ClassDisk)))
+		}
 	}
-	since := time.Now()
-	t.Logf("%d connections of the disks broken", breakConnections(t, f.Lab, speaker, ports))
+	c.end()
+	t.Logf("%d connections of the disks broken", broken)
 	f.awaitEvent(t, speaker, since, "the disks are no longer replicated")
 	if now := status(t, f.Lab); now.Speaker != speaker {
 		t.Errorf("node %s speaks, %s did: its disk is well", now.Speaker, speaker)

@@ -112,5 +112,8 @@ func breakConnections(t *testing.T, l *lab.Lab, node string, ports []uint16) int
 	if err != nil {
 		t.Fatalf("end connections: %v: %s", err, out)
 	}
+	if strings.TrimSpace(string(out)) == "" {
+		return 0
+	}
 	return strings.Count(strings.TrimSpace(string(out)), "\n") + 1
 }
