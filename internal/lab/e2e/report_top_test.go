@@ -43,7 +43,7 @@ func (r *reportLab) top(t *testing.T) {
 		}
 		t.Fatalf("no %q on the screen:\n%s", missing, screen)
 	}
-	await("node "+st.Speaker, "guest", "speaker", "lockstep", "released/s", "divergences", "http-", "checkpoints:", "q quit")
+	await("node "+st.Speaker, "guest", "speaker", "lockstep", "released/s", "divergences", "more", "payload", "checkpoints:", "q quit")
 	if strings.Contains(screen, "\ufffd") {
 		t.Errorf("the screen is damaged:\n%s", screen)
 	}
