@@ -12,7 +12,7 @@ packages=${PACKAGES:-"compare proxy proxy/afpacket proxy/inputlog internal/frame
 
 cd "$(git rev-parse --show-toplevel)"
 rev=$(git rev-parse --verify --short "$base^{commit}")
-dir=$(mktemp -d "${TMPDIR:-/tmp}/colod-bench-compare.XXXXXX")
+dir=$(mktemp -d)
 cleanup() {
 	git worktree remove --force "$dir/base" 2>/dev/null || true
 	rm -rf "$dir"
