@@ -3,17 +3,11 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"math/big"
 	mrand "math/rand/v2"
 	"net"
 	"sync"
@@ -25,6 +19,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"colod/internal/conntest"
 	"colod/internal/frame"
 	"colod/internal/netnstest"
 	"colod/netfilter"
@@ -180,7 +175,7 @@ func (p *pair) checkpoint(a, b int) {
 // links is a net link between two ends on this host.
 func (p *pair) links() (a, b *Link) {
 	p.t.Helper()
-	conf := testTLS(p.t)
+	conf := conntest.TLS(p.t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	p.must(err)
 	defer ln.Close()
@@ -210,36 +205,6 @@ func (p *pair) links() (a, b *Link) {
 	r := <-ch
 	p.must(r.err)
 	return a, r.l
-}
-
-// testTLS is a configuration by which two ends with one certificate trust each other.
-func testTLS(t *testing.T) *tls.Config {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n"}, DNSNames: []string{"n"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &tls.Config{
-		MinVersion: tls.VersionTLS13, ServerName: "n", RootCAs: pool, ClientCAs: pool,
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-	}
 }
 
 // serve runs the same TCP server in both guests.

@@ -2,13 +2,7 @@ package qmp
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"colod/internal/conntest"
 	"colod/internal/netnstest"
 	"colod/qmp/relay"
 )
@@ -144,7 +139,8 @@ func TestRealPause(t *testing.T) {
 	}
 	t.Logf("%-16s last: %d bytes, stop %v transfer %v load %v", "", s.Last.Bytes, s.Last.Stop, s.Last.Transfer, s.Last.Load)
 
-	conf := tlsConfig(t)
+	conf := conntest.TLS(t)
+	conf.DynamicRecordSizingDisabled = true
 	p, r = relayPair(t, a, b, func(c net.Conn, server bool) net.Conn {
 		if server {
 			return tls.Server(c, conf)
@@ -167,31 +163,5 @@ func TestRealPause(t *testing.T) {
 	}
 	if own := report("QEMU's own TCP", p, few); own < 2*plain {
 		t.Errorf("the relay's median pause %v is not clearly below that of QEMU's own TCP, %v", plain, own)
-	}
-}
-
-// tlsConfig is one self-signed identity for both ends.
-func tlsConfig(t testing.TB) *tls.Config {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "node"}, DNSNames: []string{"node"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		RootCAs:      pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, ServerName: "node",
-		MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true,
 	}
 }

@@ -5,17 +5,12 @@ package datapath
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -28,6 +23,7 @@ import (
 
 	"colod/bench/load"
 	"colod/bench/rig"
+	"colod/internal/conntest"
 	"colod/internal/frame"
 	"colod/internal/netnstest"
 	"colod/netfilter"
@@ -91,9 +87,7 @@ func New(t *rig.TB, o Options) *Pair {
 	netnstest.Veth(p.host, "rep", p.peer, "rep")
 	p.host.Addr("rep", "198.51.100.1/24")
 	p.peer.Addr("rep", "198.51.100.2/24")
-	var err error
-	p.conf, err = TLS()
-	t.Must(err)
+	p.conf = conntest.TLS(t)
 	mac, _ := net.ParseMAC(guestMAC)
 	neighbour(t, p.client, "eth0", guestIP, guestMAC)
 	set(t, p.client, "ipv4/ip_local_port_range", "1024 65535")
@@ -118,6 +112,7 @@ func New(t *rig.TB, o Options) *Pair {
 		netnstest.NewVM(p.host, p.guest[i], netnstest.VMConfig{Tap: "tap" + side, MAC: guestMAC, Addrs: []string{guestIP + "/24"}})
 		// What a copied state would bring along: the second guest's questions for its neighbours stay unanswered.
 		neighbour(t, p.guest[i], netnstest.GuestDevice, "192.0.2.1", p.client.Device("eth0").Attrs().HardwareAddr.String())
+		var err error
 		p.proxy[i], err = proxy.Open(proxy.Options{
 			Pair: "bench", Tap: "tap" + side, Uplink: "up" + side, MAC: mac, Path: pathAdapter{path}, HoldMin: hold, HoldMax: hold,
 			Setup: func() error {
@@ -257,7 +252,7 @@ func (p *Pair) Enter(m Mode) {
 		p.quiet()
 		return
 	}
-	a, b := p.link(ctx)
+	a, b := Link(ctx, p.t, p.host, p.peer, p.conf)
 	s := proxy.Session{TapFD: -1}
 	rand.Read(s.Key[:])
 	p.t.Must(p.proxy[1].StartSecondary(ctx, b, s))
@@ -279,33 +274,6 @@ func (p *Pair) Enter(m Mode) {
 func (p *Pair) quiet() {
 	time.Sleep(100 * time.Millisecond)
 	p.takeFaults()
-}
-
-// link makes a net link whose ends have an address each.
-func (p *Pair) link(ctx context.Context) (a, b *proxy.Link) {
-	ln := p.peer.Listen("198.51.100.2:0")
-	defer ln.Close()
-	type result struct {
-		l   *proxy.Link
-		err error
-	}
-	ch := make(chan result, 1)
-	go func() {
-		c, err := ln.Accept()
-		if err != nil {
-			ch <- result{nil, err}
-			return
-		}
-		l, err := proxy.Handshake(ctx, c, p.conf, true, proxy.Hello{}, func(proxy.Hello) error { return nil })
-		ch <- result{l, err}
-	}()
-	c, err := p.host.Dial(ctx, "tcp", ln.Addr().String())
-	p.t.Must(err)
-	a, err = proxy.Handshake(ctx, c, p.conf, false, proxy.Hello{Pair: "bench", Session: 1}, nil)
-	p.t.Must(err)
-	r := <-ch
-	p.t.Must(r.err)
-	return a, r.l
 }
 
 // Sample is one load's outcome with what it cost.
@@ -406,32 +374,4 @@ func sub(a, b proxy.Stats) proxy.Stats {
 	a.LinkIn -= b.LinkIn
 	a.LinkOut -= b.LinkOut
 	return a
-}
-
-// TLS is a configuration by which two ends with one certificate trust each other.
-func TLS() (*tls.Config, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n"}, DNSNames: []string{"n"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &tls.Config{
-		MinVersion: tls.VersionTLS13, ServerName: "n", RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-	}, nil
 }

@@ -20,6 +20,7 @@ import (
 
 	"colod/bench/datapath"
 	"colod/bench/rig"
+	"colod/internal/conntest"
 	"colod/internal/frame"
 	"colod/internal/netnstest"
 	"colod/netfilter"
@@ -59,8 +60,7 @@ func newNode(t *rig.TB, n int) *node {
 	netnstest.Veth(x.host, "rep", peer, "rep")
 	x.host.Addr("rep", "198.51.100.1/24")
 	peer.Addr("rep", "198.51.100.2/24")
-	conf, err := datapath.TLS()
-	t.Must(err)
+	conf := conntest.TLS(t)
 	clientMAC := x.client.Device("eth0").Attrs().HardwareAddr.String()
 	var paths [][2]*netfilter.Path
 	for i := range n {
@@ -86,38 +86,17 @@ func newNode(t *rig.TB, n int) *node {
 		paths = append(paths, two)
 	}
 	x.rss = resident()
-	ln := peer.Listen("198.51.100.2:0")
-	t.Cleanup(func() { ln.Close() })
 	for i := range n {
 		var two [2]*proxy.Proxy
 		for k := range two {
 			two[k] = x.open(i, k, paths[i][k])
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		type end struct {
-			l   *proxy.Link
-			err error
-		}
-		accepted := make(chan end, 1)
-		go func() {
-			c, err := ln.Accept()
-			if err != nil {
-				accepted <- end{nil, err}
-				return
-			}
-			l, err := proxy.Handshake(ctx, c, conf, true, proxy.Hello{}, func(proxy.Hello) error { return nil })
-			accepted <- end{l, err}
-		}()
-		c, err := x.host.Dial(ctx, "tcp", ln.Addr().String())
-		t.Must(err)
-		a, err := proxy.Handshake(ctx, c, conf, false, proxy.Hello{Pair: "scale", Session: 1}, nil)
-		t.Must(err)
-		b := <-accepted
-		t.Must(b.err)
+		a, b := datapath.Link(ctx, t, x.host, peer, conf)
 		s := proxy.Session{TapFD: -1}
 		rand.Read(s.Key[:])
 		t.Must(two[0].Solo(ctx))
-		t.Must(two[1].StartSecondary(ctx, b.l, s))
+		t.Must(two[1].StartSecondary(ctx, b, s))
 		t.Must(two[0].StartPrimary(ctx, a, s))
 		t.Must(two[0].BeginCheckpoint(ctx, 1))
 		now := time.Now()

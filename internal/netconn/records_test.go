@@ -2,36 +2,22 @@ package netconn
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"io"
-	"math/big"
 	mrand "math/rand/v2"
 	"net"
 	"testing"
 	"time"
+
+	"colod/internal/conntest"
 )
 
+// tcpPair is a connection that does not wait for ever.
 func tcpPair(t *testing.T) (a, b net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if a, err = net.Dial("tcp", l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if b, err = l.Accept(); err != nil {
-		t.Fatal(err)
-	}
+	a, b = conntest.Loopback(t)
 	for _, c := range []net.Conn{a, b} {
-		t.Cleanup(func() { c.Close() })
 		if err := c.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
@@ -42,24 +28,7 @@ func tcpPair(t *testing.T) (a, b net.Conn) {
 // secured is a TLS connection over two gathered ends.
 func secured(t *testing.T) (client, server *tls.Conn) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n"}, DNSNames: []string{"n"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	conf := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, RootCAs: pool, ServerName: "n",
-		MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true}
+	conf := conntest.TLS(t)
 	a, b := tcpPair(t)
 	client, server = tls.Client(Gather(a), conf), tls.Server(Gather(b), conf)
 	done := make(chan error, 1)

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"colod/internal/conntest"
 	"colod/internal/netconn"
 )
 
@@ -28,23 +29,6 @@ type chain struct {
 	rp, rs    *Relay
 	sock      string
 	records   chan Checkpoint
-}
-
-func tcpPipe(t testing.TB) (a, b net.Conn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if a, err = net.Dial("tcp", l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if b, err = l.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.Close(); b.Close() })
-	return a, b
 }
 
 func socketDir(t testing.TB) string {
@@ -67,9 +51,9 @@ func newChainOpt(t testing.TB, encrypt, copies bool) *chain {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	t.Cleanup(cancel)
-	a, b := tcpPipe(t)
+	a, b := conntest.Loopback(t)
 	if encrypt {
-		conf := testTLS(t)
+		conf := conntest.TLS(t)
 		a, b = tls.Client(netconn.Gather(a), conf), tls.Server(netconn.Gather(b), conf)
 	}
 	dir := socketDir(t)
@@ -346,7 +330,7 @@ func TestPrimaryErrors(t *testing.T) {
 }
 
 func TestSecondaryWithoutQEMU(t *testing.T) {
-	a, b := tcpPipe(t)
+	a, b := conntest.Loopback(t)
 	_, err := NewSecondary(context.Background(), b, filepath.Join(socketDir(t), "none.sock"), Options{})
 	if err == nil || !strings.Contains(err.Error(), "connect to QEMU's state socket") {
 		t.Errorf("got %v", err)

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"colod/internal/conntest"
 )
 
 // TestCopyIsAsked: with Options.Copy nothing is spliced, and the stream is the same.
@@ -29,7 +31,7 @@ type opaque struct{ net.Conn }
 
 // TestFallsBackToCopying: a connection that cannot be spliced is copied without being asked for it.
 func TestFallsBackToCopying(t *testing.T) {
-	a, b := tcpPipe(t)
+	a, b := conntest.Loopback(t)
 	dir := socketDir(t)
 	in := filepath.Join(dir, "s.sock")
 	l, err := net.Listen("unix", in)
