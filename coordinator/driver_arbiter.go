@@ -2,10 +2,8 @@ package coordinator
 
 import (
 	"context"
-	"errors"
 	"time"
 
-	"colod/coordinator/arbiter"
 	"colod/coordinator/pair"
 )
 
@@ -33,17 +31,7 @@ func (d *driver) swapRecord(a pair.Swap) {
 		defer cancel()
 		began := time.Now()
 		r, err := d.arb.Swap(ctx, a.Prev, a.Next)
-		ev := pair.Swapped{Op: a.Op, Record: r}
-		switch {
-		case err == nil:
-			ev.Outcome = pair.SwapWon
-		case errors.Is(err, arbiter.ErrLost):
-			ev.Outcome = pair.SwapLost
-		case errors.Is(err, arbiter.ErrUnknown), errors.Is(err, context.DeadlineExceeded):
-			ev.Outcome, ev.Err = pair.SwapUnknown, err.Error()
-		default:
-			ev.Outcome, ev.Err = pair.SwapFailed, err.Error()
-		}
+		ev := pair.SwapResult(a.Op, r, err)
 		d.log.Debug().Stringer("outcome", ev.Outcome).Str("want", a.Next.String()).Str("is", r.String()).
 			Dur("took_ms", time.Since(began)).Msg("record swapped")
 		d.post(ev)

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"colod/bench/rig"
-	"colod/internal/certs"
 	"colod/internal/lab"
 	"colod/internal/lab/guest"
 	"colod/internal/netconn"
@@ -69,7 +68,7 @@ func newHost(t *rig.TB, l *lab.Lab, dirty int) *host {
 	var err error
 	h.dir, err = os.MkdirTemp(l.Dir(), "k") // the sockets' paths are short: lab directories are
 	t.Must(err)
-	t.Must(issue(h.certs))
+	t.Must(rig.Certificates(h.certs, lab.NodeA, lab.NodeB))
 	kernel, initrd, cmdline := l.Boot()
 	h.cfg = qmp.VMConfig{
 		Name: "guest", Accel: qmp.TCG, CPU: l.CPU(), Memory: memory, Kernel: kernel, Initrd: initrd,
@@ -193,9 +192,9 @@ func (p *protection) join(t *rig.TB, ctx context.Context, in, out string) {
 	b, err := l.Accept()
 	t.Must(err)
 	if p.ch.secure {
-		ida, err := identity(p.h.certs, lab.NodeA)
+		ida, err := rig.Identity(p.h.certs, lab.NodeA)
 		t.Must(err)
-		idb, err := identity(p.h.certs, lab.NodeB)
+		idb, err := rig.Identity(p.h.certs, lab.NodeB)
 		t.Must(err)
 		ca, cb := tls.Client(netconn.Gather(a), ida.Client(lab.NodeB)), tls.Server(netconn.Gather(b), idb.Server([]string{lab.NodeA}))
 		done := make(chan error, 1)
@@ -254,27 +253,4 @@ func (p *protection) checkpoint(ctx context.Context) (s sample, err error) {
 		err = errors.New("the relay did not tell of a checkpoint")
 	}
 	return s, err
-}
-
-func issue(dir string) error {
-	in := func(name string) string { return filepath.Join(dir, name) }
-	ca, err := certs.NewAuthority("bench", 24*time.Hour)
-	if err == nil {
-		err = ca.Save(in("ca.pem"), in("ca.key"))
-	}
-	for _, name := range []string{lab.NodeA, lab.NodeB} {
-		if err != nil {
-			return err
-		}
-		var n *certs.Node
-		if n, err = ca.Issue(name, 24*time.Hour); err == nil {
-			err = n.Save(in(name+".pem"), in(name+".key"))
-		}
-	}
-	return err
-}
-
-func identity(dir, node string) (*certs.Identity, error) {
-	in := func(name string) string { return filepath.Join(dir, name) }
-	return certs.Load(in("ca.pem"), in(node+".pem"), in(node+".key"), node)
 }

@@ -34,7 +34,7 @@ func (m *member) act(a pair.Action) {
 			r, err := m.on.arb.Swap(ctx, a.Prev, a.Next)
 			took := time.Since(began)
 			return func() {
-				ev := outcome(a.Op, r, err)
+				ev := pair.SwapResult(a.Op, r, err)
 				w.m.write(issued, took, ev.Outcome)
 				m.step(ev)
 			}

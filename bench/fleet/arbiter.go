@@ -2,11 +2,9 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"sync"
 
 	"colod/coordinator/arbiter"
-	"colod/coordinator/pair"
 	"colod/coordinator/registry"
 )
 
@@ -61,20 +59,4 @@ func (a *Memory) Spec(_ context.Context, pair string) (registry.Spec, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.specs[pair], nil
-}
-
-// outcome is what colod makes of a swap's result.
-func outcome(op uint64, r arbiter.Record, err error) pair.Swapped {
-	ev := pair.Swapped{Op: op, Record: r}
-	switch {
-	case err == nil:
-		ev.Outcome = pair.SwapWon
-	case errors.Is(err, arbiter.ErrLost):
-		ev.Outcome = pair.SwapLost
-	case errors.Is(err, arbiter.ErrUnknown), errors.Is(err, context.DeadlineExceeded):
-		ev.Outcome, ev.Err = pair.SwapUnknown, err.Error()
-	default:
-		ev.Outcome, ev.Err = pair.SwapFailed, err.Error()
-	}
-	return ev
 }

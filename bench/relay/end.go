@@ -10,11 +10,10 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
-	"colod/internal/certs"
+	"colod/bench/rig"
 	"colod/internal/netconn"
 	"colod/qmp/relay"
 )
@@ -93,7 +92,7 @@ func (e *end) make(ctx context.Context, out io.Writer) (*relay.Relay, error) {
 		return nil, err
 	}
 	if e.certs != "" {
-		id, err := e.identity(nodeB)
+		id, err := rig.Identity(e.certs, nodeB)
 		if err != nil {
 			return nil, err
 		}
@@ -113,34 +112,10 @@ func (e *end) connect(ctx context.Context) (net.Conn, error) {
 	if err != nil || e.certs == "" {
 		return c, err
 	}
-	id, err := e.identity(nodeA)
+	id, err := rig.Identity(e.certs, nodeA)
 	if err != nil {
 		return nil, err
 	}
 	t := tls.Client(netconn.Gather(c), id.Client(nodeB))
 	return t, t.HandshakeContext(ctx)
-}
-
-func (e *end) identity(node string) (*certs.Identity, error) {
-	in := func(name string) string { return filepath.Join(e.certs, name) }
-	return certs.Load(in("ca.pem"), in(node+".pem"), in(node+".key"), node)
-}
-
-// issue writes certificates for both nodes into dir.
-func issue(dir string) error {
-	in := func(name string) string { return filepath.Join(dir, name) }
-	ca, err := certs.NewAuthority("bench", 24*time.Hour)
-	if err == nil {
-		err = ca.Save(in("ca.pem"), in("ca.key"))
-	}
-	for _, name := range []string{nodeA, nodeB} {
-		if err != nil {
-			return err
-		}
-		var n *certs.Node
-		if n, err = ca.Issue(name, 24*time.Hour); err == nil {
-			err = n.Save(in(name+".pem"), in(name+".key"))
-		}
-	}
-	return err
 }

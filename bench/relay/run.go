@@ -71,7 +71,7 @@ func run(ctx context.Context, o rig.Options) ([]*report.Result, error) {
 				from = b
 			}
 			certs := t.TempDir()
-			t.Must(issue(certs))
+			t.Must(rig.Certificates(certs, nodeA, nodeB))
 			for round := range rounds {
 				for i := range ways {
 					w := ways[(i+round)%len(ways)]

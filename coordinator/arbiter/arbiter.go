@@ -66,6 +66,12 @@ var (
 	ErrUnknown = errors.New("outcome of the swap is unknown")
 )
 
+// Unknown reports whether after this error of Swap nobody can tell if the record was changed: also the caller's own
+// deadline may have passed in the middle.
+func Unknown(err error) bool {
+	return errors.Is(err, ErrUnknown) || errors.Is(err, context.DeadlineExceeded)
+}
+
 // Arbiter holds the records. Implementations are safe for use by many goroutines.
 type Arbiter interface {
 	// Get reads the record; a Record that does not exist and no error when

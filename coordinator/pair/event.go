@@ -1,6 +1,7 @@
 package pair
 
 import (
+	"errors"
 	"time"
 
 	"colod/coordinator/arbiter"
@@ -94,6 +95,22 @@ type (
 		Err     string
 	}
 )
+
+// SwapResult is the event that follows from what an arbiter's Swap returned.
+func SwapResult(op uint64, r arbiter.Record, err error) Swapped {
+	ev := Swapped{Op: op, Record: r}
+	switch {
+	case err == nil:
+		ev.Outcome = SwapWon
+	case errors.Is(err, arbiter.ErrLost):
+		ev.Outcome = SwapLost
+	case arbiter.Unknown(err):
+		ev.Outcome, ev.Err = SwapUnknown, err.Error()
+	default:
+		ev.Outcome, ev.Err = SwapFailed, err.Error()
+	}
+	return ev
+}
 
 // Outcome of a swap.
 type Outcome uint8

@@ -68,21 +68,28 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-func TestMutualTLS(t *testing.T) {
-	c := newCluster(t, 1)
+// strange are the files of node a by an authority that the cluster does not know.
+func strange(t *testing.T) TLS {
+	t.Helper()
 	stranger, err := certs.NewAuthority("stranger", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	ca, cert, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "a.pem"), filepath.Join(dir, "a.key")
 	node, err := stranger.Issue("a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(stranger.Save(ca, filepath.Join(dir, "ca.key")), node.Save(cert, key)); err != nil {
+	dir := t.TempDir()
+	f := TLS{CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "a.pem"), Key: filepath.Join(dir, "a.key")}
+	if err := errors.Join(stranger.Save(f.CA, filepath.Join(dir, "ca.key")), node.Save(f.Cert, f.Key)); err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+func TestMutualTLS(t *testing.T) {
+	c := newCluster(t, 1)
+	s := strange(t)
 	refused := func(what, want string, change func(*Config)) {
 		t.Helper()
 		a := c.open(t, change)
@@ -104,8 +111,8 @@ func TestMutualTLS(t *testing.T) {
 			refusedWith(t, what+": check", a.Check, want)
 		}
 	}
-	refused("wrong authority", "is not signed by the authority in "+ca, func(cfg *Config) { cfg.TLS.CA = ca })
-	refused("certificate of a stranger", "refuses the certificate "+cert, func(cfg *Config) { cfg.TLS.Cert, cfg.TLS.Key = cert, key })
+	refused("wrong authority", "is not signed by the authority in "+s.CA, func(cfg *Config) { cfg.TLS.CA = s.CA })
+	refused("certificate of a stranger", "refuses the certificate "+s.Cert, func(cfg *Config) { cfg.TLS.Cert, cfg.TLS.Key = s.Cert, s.Key })
 	refused("wrong name", "server_name", func(cfg *Config) { cfg.TLS.ServerName = "elsewhere" })
 	refused("nobody listens", "nothing listens", func(cfg *Config) { cfg.Endpoints = []string{"https://127.0.0.1:9"} })
 	refused("no TLS", "wants https", func(cfg *Config) {
@@ -139,24 +146,12 @@ func TestRenewedCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stranger, err := certs.NewAuthority("stranger", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	node, err := stranger.Issue("a", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	cert, key := filepath.Join(dir, "x.pem"), filepath.Join(dir, "x.key")
-	if err := node.Save(cert, key); err != nil {
-		t.Fatal(err)
-	}
-	a := c.open(t, func(cfg *Config) { cfg.TLS = TLS{CA: f.CA, Cert: cert, Key: key} })
+	s := strange(t)
+	a := c.open(t, func(cfg *Config) { cfg.TLS = TLS{CA: f.CA, Cert: s.Cert, Key: s.Key} })
 	if _, err := a.Get(within(t, time.Second), "p"); err == nil {
 		t.Fatal("a stranger was let in")
 	}
-	if err := errors.Join(os.Rename(g.Cert, cert), os.Rename(g.Key, key)); err != nil {
+	if err := errors.Join(os.Rename(g.Cert, s.Cert), os.Rename(g.Key, s.Key)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Get(within(t, longEnough), "p"); err != nil {
@@ -293,19 +288,7 @@ func TestFilesReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stranger, err := certs.NewAuthority("stranger", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	node, err := stranger.Issue("a", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	own := TLS{CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "a.pem"), Key: filepath.Join(dir, "a.key")}
-	if err := errors.Join(stranger.Save(own.CA, filepath.Join(dir, "ca.key")), node.Save(own.Cert, own.Key)); err != nil {
-		t.Fatal(err)
-	}
+	own := strange(t)
 	get := func(a *Arbiter) func(context.Context) error {
 		return func(ctx context.Context) error {
 			_, err := a.Get(ctx, "p")
