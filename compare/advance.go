@@ -113,27 +113,31 @@ func (t *tcpState) reach(v frame.Num) frame.Num {
 func (e *Engine) bytes(t *tcpState, seq frame.Num, n uint32) []byte {
 	join := e.dig.join[:0]
 	for i := range t.held.len() {
-		f := *t.held.at(i)
-		if f.link.end.AtMost(seq) {
+		b := (*t.held.at(i)).from(seq)
+		if b == nil {
 			continue
 		}
-		p := &f.P
-		off := p.Payload + int(seq-p.Seq)
-		avail := uint32(p.End - off)
-		if end := uint32(f.link.end - seq); end < avail {
-			avail = end
-		}
-		if avail >= n {
+		if uint32(len(b)) >= n {
 			if len(join) == 0 {
-				return f.Buf[off : off+int(n)]
+				return b[:n]
 			}
-			e.dig.join = append(join, f.Buf[off:off+int(n)]...)
+			e.dig.join = append(join, b[:n]...)
 			return e.dig.join
 		}
-		join = append(join, f.Buf[off:off+int(avail)]...)
-		seq, n = seq.Add(avail), n-avail
+		join = append(join, b...)
+		seq, n = seq.Add(uint32(len(b))), n-uint32(len(b))
 	}
 	return join
+}
+
+// from is a held frame's payload from seq on, which must not lie before it: nil if the frame ends before.
+func (f *Frame) from(seq frame.Num) []byte {
+	if f.link.end.AtMost(seq) {
+		return nil
+	}
+	p := &f.P
+	off := p.Payload + int(seq-p.Seq)
+	return f.Buf[off:min(p.End, off+int(f.link.end-seq))]
 }
 
 // flush releases what is held before the agreed position.

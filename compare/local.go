@@ -38,14 +38,12 @@ func (e *Engine) stepLocal(now int64, fl *flow, pc *piece, h frame.Num) bool {
 // holds says that the held payload from seq on, which must be long enough, is b.
 func holds(t *tcpState, seq frame.Num, b []byte) bool {
 	for i := range t.held.len() {
-		f := *t.held.at(i)
-		if f.link.end.AtMost(seq) {
+		have := (*t.held.at(i)).from(seq)
+		if have == nil {
 			continue
 		}
-		p := &f.P
-		off := p.Payload + int(seq-p.Seq)
-		n := min(p.End-off, int(f.link.end-seq), len(b))
-		if !bytes.Equal(f.Buf[off:off+n], b[:n]) {
+		n := min(len(have), len(b))
+		if !bytes.Equal(have[:n], b[:n]) {
 			return false
 		}
 		if b = b[n:]; len(b) == 0 {

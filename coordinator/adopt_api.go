@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"time"
 )
 
 // adoptRoutes are the routes of taking a running VM and of letting one go.
@@ -15,76 +14,44 @@ func (s *apiServer) adoptRoutes() []apiRoute {
 	}
 }
 
-// during is the context of a request that ends with the API as well.
-func (s *apiServer) during(r *http.Request) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(r.Context())
-	stop := context.AfterFunc(s.ctx, cancel)
-	return ctx, func() { stop(); cancel() }
-}
-
 func (s *apiServer) adopt(w http.ResponseWriter, r *http.Request) {
-	d := s.n.driverOf(r.PathValue("name"))
-	if d == nil {
-		s.noPair(w, r)
-		return
-	}
 	var req AdoptRequest
-	if err := body(r, &req); err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
-		return
-	}
-	ctx, cancel := s.during(r)
-	defer cancel()
-	began := time.Now()
-	a, err := d.adopt(ctx, req)
-	if !req.Check && !req.Arguments {
-		e := AuditEntry{Pair: d.cfg.Name, What: "adopt", Who: caller(r), Args: map[string]any{"monitor": req.Monitor}, Outcome: "done", TookMS: time.Since(began).Milliseconds()}
-		switch {
-		case err != nil:
-			e.Outcome, e.Error = "failed", err.Error()
-		case !a.Adopted:
-			e.Outcome, e.Error = "failed", "the VM does not fit"
-		default:
-			e.Args["pid"] = a.PID
+	s.onPair(w, r, &req, func(ctx context.Context, d *driver) (any, error) {
+		if req.Check || req.Arguments {
+			return d.adopt(ctx, req) // only looks
 		}
-		s.n.audit.write(e)
-	}
-	if err != nil {
-		reply(w, http.StatusConflict, apiError{err.Error()})
-		return
-	}
-	if st, ok := s.n.pairStatus(d.cfg.Name); ok && a.Adopted {
-		a.Status = &st
-	}
-	reply(w, http.StatusOK, a)
+		var a *AdoptAnswer
+		e := AuditEntry{Pair: d.cfg.Name, What: "adopt", Who: caller(r), Args: map[string]any{"monitor": req.Monitor}}
+		err := s.audited(e, func(e *AuditEntry) (err error) {
+			switch a, err = d.adopt(ctx, req); {
+			case err != nil:
+			case a.Adopted:
+				e.Args["pid"] = a.PID
+			default:
+				e.Outcome, e.Error = "failed", "the VM does not fit"
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if st, ok := s.n.pairStatus(d.cfg.Name); ok && a.Adopted {
+			a.Status = &st
+		}
+		return a, nil
+	})
 }
 
 func (s *apiServer) release(w http.ResponseWriter, r *http.Request) {
-	d := s.n.driverOf(r.PathValue("name"))
-	if d == nil {
-		s.noPair(w, r)
-		return
-	}
 	var req ReleaseRequest
-	if err := body(r, &req); err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
-		return
-	}
-	ctx, cancel := s.during(r)
-	defer cancel()
-	began := time.Now()
-	err := d.release(ctx, req)
-	e := AuditEntry{Pair: d.cfg.Name, What: "release", Who: caller(r), Args: map[string]any{"force": req.Force}, Outcome: "done", TookMS: time.Since(began).Milliseconds()}
-	if err != nil {
-		e.Outcome, e.Error = "failed", err.Error()
-	}
-	s.n.audit.write(e)
-	if err != nil {
-		reply(w, http.StatusConflict, apiError{err.Error()})
-		return
-	}
-	st, _ := s.n.pairStatus(d.cfg.Name)
-	reply(w, http.StatusOK, st)
+	s.onPair(w, r, &req, func(ctx context.Context, d *driver) (any, error) {
+		e := AuditEntry{Pair: d.cfg.Name, What: "release", Who: caller(r), Args: map[string]any{"force": req.Force}}
+		if err := s.audited(e, func(*AuditEntry) error { return d.release(ctx, req) }); err != nil {
+			return nil, err
+		}
+		st, _ := s.n.pairStatus(d.cfg.Name)
+		return st, nil
+	})
 }
 
 // Adopt asks for the adoption of a running VM, or whether it fits.

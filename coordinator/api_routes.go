@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -113,32 +114,63 @@ func (q *OpRequest) args() map[string]any {
 	return m
 }
 
-func (s *apiServer) ask(w http.ResponseWriter, r *http.Request, op pair.Op) {
+// badRequest is an error of the request itself, not of the moment.
+type badRequest struct{ error }
+
+// onPair answers a request about one pair: it reads the body into req and gives do the pair and a context that ends with the
+// request and with the API. What do returns is the answer.
+func (s *apiServer) onPair(w http.ResponseWriter, r *http.Request, req any, do func(context.Context, *driver) (any, error)) {
 	d := s.n.driverOf(r.PathValue("name"))
 	if d == nil {
 		s.noPair(w, r)
 		return
 	}
-	var req OpRequest
-	if err := body(r, &req); err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
-		return
-	}
-	who := caller(r)
-	a, err := req.wish(op, d, who)
-	if err != nil {
+	if err := body(r, req); err != nil {
 		reply(w, http.StatusBadRequest, apiError{err.Error()})
 		return
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
-	if err := s.carry(ctx, d, a, &req, who); err != nil {
+	answer, err := do(ctx, d)
+	var bad badRequest
+	switch {
+	case errors.As(err, &bad):
+		reply(w, http.StatusBadRequest, apiError{err.Error()})
+	case err != nil:
 		reply(w, http.StatusConflict, apiError{err.Error()})
-		return
+	default:
+		reply(w, http.StatusOK, answer)
 	}
-	st, _ := s.n.pairStatus(d.cfg.Name)
-	reply(w, http.StatusOK, st)
+}
+
+// audited does what the entry tells and writes into the audit log what came of it. do may add to the entry.
+func (s *apiServer) audited(e AuditEntry, do func(*AuditEntry) error) error {
+	e.Outcome = "done"
+	began := time.Now()
+	err := do(&e)
+	e.TookMS = time.Since(began).Milliseconds()
+	if err != nil {
+		e.Outcome, e.Error = "failed", err.Error()
+	}
+	s.n.audit.write(e)
+	return err
+}
+
+func (s *apiServer) ask(w http.ResponseWriter, r *http.Request, op pair.Op) {
+	var req OpRequest
+	s.onPair(w, r, &req, func(ctx context.Context, d *driver) (any, error) {
+		who := caller(r)
+		a, err := req.wish(op, d, who)
+		if err != nil {
+			return nil, badRequest{err}
+		}
+		if err := s.carry(ctx, d, a, &req, who); err != nil {
+			return nil, err
+		}
+		st, _ := s.n.pairStatus(d.cfg.Name)
+		return st, nil
+	})
 }
 
 // carry asks the driver and writes what came of it into the audit log.
@@ -149,14 +181,7 @@ func (s *apiServer) carry(ctx context.Context, d *driver, a pair.Ask, req *OpReq
 		begun.Outcome = "begun"
 		s.n.audit.write(begun)
 	}
-	began := time.Now()
-	err := d.Ask(ctx, a)
-	e.Outcome, e.TookMS = "done", time.Since(began).Milliseconds()
-	if err != nil {
-		e.Outcome, e.Error = "failed", err.Error()
-	}
-	s.n.audit.write(e)
-	return err
+	return s.audited(e, func(*AuditEntry) error { return d.Ask(ctx, a) })
 }
 
 // maintenance asks all pairs of the node.
@@ -198,13 +223,8 @@ func (s *apiServer) forgetNode(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), arbiterLimit(s.n.cfg))
 	defer cancel()
-	err := reg.ForgetNode(ctx, name)
-	e := AuditEntry{What: "forget node", Who: caller(r), Args: map[string]any{"node": name}, Outcome: "done"}
-	if err != nil {
-		e.Outcome, e.Error = "failed", err.Error()
-	}
-	s.n.audit.write(e)
-	if err != nil {
+	e := AuditEntry{What: "forget node", Who: caller(r), Args: map[string]any{"node": name}}
+	if err := s.audited(e, func(*AuditEntry) error { return reg.ForgetNode(ctx, name) }); err != nil {
 		reply(w, http.StatusBadGateway, apiError{err.Error()})
 		return
 	}

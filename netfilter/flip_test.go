@@ -34,13 +34,12 @@ func number(b []byte) (uint64, bool) {
 // carrier is a stand-in for the proxy: it carries the guest's frames where the mode asks for it, and knows of each frame
 // of the guest whether it sent it, threw it away, or left it to the kernel.
 type carrier struct {
-	t      *testing.T
-	s      *site
-	p      *netfilter.Path
-	rx     *afpacket.RX
-	tx     *afpacket.TX
-	bufs   [][]byte
-	meta   []afpacket.Meta
+	t  *testing.T
+	s  *site
+	p  *netfilter.Path
+	rx *afpacket.RX
+	tx *afpacket.TX
+	*batch
 	queue  [][]byte // guest's frames not decided on yet
 	times  []int64
 	thrown map[uint64]bool
@@ -48,10 +47,7 @@ type carrier struct {
 }
 
 func newCarrier(t *testing.T, s *site, p *netfilter.Path) *carrier {
-	c := &carrier{t: t, s: s, p: p, thrown: map[uint64]bool{}, bufs: make([][]byte, afpacket.MaxBatch), meta: make([]afpacket.Meta, afpacket.MaxBatch)}
-	for i := range c.bufs {
-		c.bufs[i] = make([]byte, 2048)
-	}
+	c := &carrier{t: t, s: s, p: p, thrown: map[uint64]bool{}, batch: newBatch()}
 	s.host.Must(func() (err error) {
 		if c.rx, err = afpacket.OpenRX(p.Tap(), afpacket.Options{IgnoreOutgoing: true}); err == nil {
 			c.tx, err = afpacket.OpenTX(p.Uplink())
@@ -62,28 +58,50 @@ func newCarrier(t *testing.T, s *site, p *netfilter.Path) *carrier {
 	return c
 }
 
-// read takes what waits on the tap.
-func (c *carrier) read() {
+// batch is room for the frames of one reading.
+type batch struct {
+	bufs [][]byte
+	meta []afpacket.Meta
+}
+
+func newBatch() *batch {
+	b := &batch{make([][]byte, afpacket.MaxBatch), make([]afpacket.Meta, afpacket.MaxBatch)}
+	for i := range b.bufs {
+		b.bufs[i] = make([]byte, 2048)
+	}
+	return b
+}
+
+// drain gives each frame that waits at a socket, with the time at which the kernel saw it, to take.
+func (b *batch) drain(t *testing.T, rx *afpacket.RX, take func(frame []byte, at int64)) {
+	t.Helper()
 	for {
-		n, err := c.rx.Recv(c.bufs, c.meta)
+		n, err := rx.Recv(b.bufs, b.meta)
 		if err != nil {
-			c.t.Fatal(err)
+			t.Fatal(err)
 		}
 		if n == 0 {
 			break
 		}
 		for i := range n {
-			b := c.bufs[i][:c.meta[i].Len]
-			if _, ok := number(b); ok {
-				c.queue = append(c.queue, append([]byte(nil), b...))
-				c.times = append(c.times, c.meta[i].KTime)
-				c.seen++
-			}
+			take(b.bufs[i][:b.meta[i].Len], b.meta[i].KTime)
 		}
 	}
-	if d, err := c.rx.Drops(); err != nil || d != 0 {
-		c.t.Fatalf("%d frames lost on the tap's socket, %v", d, err)
+	if d, err := rx.Drops(); err != nil || d != 0 {
+		t.Fatalf("%d frames lost at a socket, %v", d, err)
 	}
+}
+
+// read takes what waits on the tap.
+func (c *carrier) read() {
+	c.t.Helper()
+	c.drain(c.t, c.rx, func(b []byte, at int64) {
+		if _, ok := number(b); ok {
+			c.queue = append(c.queue, append([]byte(nil), b...))
+			c.times = append(c.times, at)
+			c.seen++
+		}
+	})
 }
 
 // decide does the same with every waiting frame.
@@ -123,16 +141,7 @@ func (c *carrier) stamped(tap *os.File) {
 		written := time.Now().UnixNano()
 		time.Sleep(time.Millisecond)
 		last := int64(0)
-		for {
-			n, err := c.rx.Recv(c.bufs, c.meta)
-			if err != nil {
-				c.t.Fatal(err)
-			}
-			if n == 0 {
-				break
-			}
-			last = c.meta[n-1].KTime
-		}
+		c.drain(c.t, c.rx, func(_ []byte, at int64) { last = at })
 		if last != 0 && last <= written {
 			return
 		}
@@ -167,10 +176,7 @@ func (c *carrier) flip(from, to netfilter.Mode) {
 	}
 	seam := c.seam()
 	defer seam.Close()
-	cut := 0
-	if from == netfilter.Pass {
-		c.read()
-		c.forget(len(c.queue)) // seen before now: carried by the kernel. The seam misses none that comes after.
+	change := func() {
 		if err := c.p.SetMode(to); err != nil {
 			c.t.Fatal(err)
 		}
@@ -182,30 +188,25 @@ func (c *carrier) flip(from, to netfilter.Mode) {
 		if seam.Lost() != 0 {
 			c.t.Fatalf("the seam missed %d frames", seam.Lost())
 		}
-		for cut < len(c.times) && c.times[cut] <= seam.Last() {
-			cut++
+	}
+	// until is the number of frames seen up to then.
+	until := func(last int64) (n int) {
+		for n < len(c.times) && c.times[n] <= last {
+			n++
 		}
-		c.forget(cut)
+		return n
+	}
+	if from == netfilter.Pass {
+		c.read()
+		c.forget(len(c.queue)) // seen before now: carried by the kernel. The seam misses none that comes after.
+		change()
+		c.forget(until(seam.Last()))
 		return
 	}
-	if err := c.p.SetMode(to); err != nil {
-		c.t.Fatal(err)
-	}
-	afpacket.Settle()
-	c.read()
-	if err := seam.Poll(); err != nil {
-		c.t.Fatal(err)
-	}
-	if seam.Lost() != 0 {
-		c.t.Fatalf("the seam missed %d frames", seam.Lost())
-	}
-	cut = len(c.times)
+	change()
+	cut := len(c.times)
 	if seam.First() != 0 {
-		cut = 0
-		for cut < len(c.times) && c.times[cut] <= seam.First() {
-			cut++
-		}
-		if cut == 0 {
+		if cut = until(seam.First()); cut == 0 {
 			c.t.Fatalf("the kernel carried a frame at %d that is none of the %d seen on the tap since, %v", seam.First(), len(c.times), c.times[:min(len(c.times), 5)])
 		}
 		cut-- // the last of them is the first that the kernel carried
@@ -259,28 +260,14 @@ func TestFlips(t *testing.T) {
 	}()
 	defer func() { stop.Store(true); <-ended }() // before the tap is closed
 	arrived := map[uint64]int{}
-	bufs, meta := make([][]byte, afpacket.MaxBatch), make([]afpacket.Meta, afpacket.MaxBatch)
-	for i := range bufs {
-		bufs[i] = make([]byte, 2048)
-	}
+	in := newBatch()
 	drain := func() {
-		for {
-			n, err := sink.Recv(bufs, meta)
-			if err != nil {
-				t.Fatal(err)
+		t.Helper()
+		in.drain(t, sink, func(b []byte, _ int64) {
+			if k, ok := number(b); ok {
+				arrived[k]++
 			}
-			if n == 0 {
-				break
-			}
-			for i := range n {
-				if k, ok := number(bufs[i][:meta[i].Len]); ok {
-					arrived[k]++
-				}
-			}
-		}
-		if d, err := sink.Drops(); err != nil || d != 0 {
-			t.Fatalf("%d frames lost at the client's socket, %v", d, err)
-		}
+		})
 		limit.Store(c.seen + ahead)
 	}
 
@@ -362,7 +349,7 @@ func TestNothingPassesClosedHooks(t *testing.T) {
 	defer client.Close()
 	defer clientTX.Close()
 
-	bufs, meta := [][]byte{make([]byte, 2048)}, make([]afpacket.Meta, 1)
+	in, buf := newBatch(), make([]byte, 2048)
 	// frames of every kind: the shortest possible one, unknown types, tags, broken IP
 	var frames [][]byte
 	for i, hex := range []string{"88b5", "0800", "86dd60", "0806", "810000640800beef", "88a80001810000020800beef", "0027ffff03", "88cc"} {
@@ -377,28 +364,21 @@ func TestNothingPassesClosedHooks(t *testing.T) {
 	ours := func(b []byte) bool { return string(b[afpacket.VnetLen+6:][:5]) == "\x52\x54\x00\x12\x34" }
 	// arrivals counts the frames that wait on the client's device and in the tap.
 	arrivals := func() (toClient, toGuest int) {
-		for {
-			n, err := client.Recv(bufs, meta)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n == 0 {
-				break
-			}
-			if ours(bufs[0]) {
+		in.drain(t, client, func(b []byte, _ int64) {
+			if ours(b) {
 				toClient++
 			}
-		}
+		})
 		conn, err := tap.SyscallConn()
 		if err != nil {
 			t.Fatal(err)
 		}
 		conn.Control(func(fd uintptr) {
 			for {
-				if _, err := unix.Read(int(fd), bufs[0]); err != nil {
+				if _, err := unix.Read(int(fd), buf); err != nil {
 					break
 				}
-				if ours(bufs[0]) {
+				if ours(buf) {
 					toGuest++
 				}
 			}

@@ -2,8 +2,7 @@ package netfilter_test
 
 import (
 	"bytes"
-	"context"
-	"net"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -18,37 +17,21 @@ func TestHandOver(t *testing.T) {
 	s.addTap(t)
 	s.vm(t)
 	s.ip(t, "ip", "link", "set", "vm0", "master", "br0", "up")
-	l := s.guest.Listen("192.0.2.2:0")
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	c, err := s.client.Dial(ctx, "tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	srv, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer srv.Close()
+	ends := connected(t, s.client, s.guest, "192.0.2.2")
 	n := byte(0)
 	talks := func(when string) {
 		t.Helper()
-		for _, w := range [][2]net.Conn{{c, srv}, {srv, c}} {
+		for i, from := range ends {
+			to := ends[1-i]
 			n++
 			said, heard := bytes.Repeat([]byte{n}, 3000), make([]byte, 3000)
-			for _, e := range w {
-				e.SetDeadline(time.Now().Add(2 * patience))
-			}
-			if _, err := w[0].Write(said); err != nil {
+			from.SetDeadline(time.Now().Add(2 * patience))
+			to.SetDeadline(time.Now().Add(2 * patience))
+			if _, err := from.Write(said); err != nil {
 				t.Fatalf("%s: %v", when, err)
 			}
-			for have := 0; have < len(heard); {
-				m, err := w[1].Read(heard[have:])
-				if err != nil {
-					t.Fatalf("%s: %v", when, err)
-				}
-				have += m
+			if _, err := io.ReadFull(to, heard); err != nil {
+				t.Fatalf("%s: %v", when, err)
 			}
 			if !bytes.Equal(said, heard) {
 				t.Fatalf("%s: other bytes than those sent", when)

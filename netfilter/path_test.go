@@ -86,8 +86,8 @@ func setMode(t testing.TB, p *netfilter.Path, m netfilter.Mode) {
 	}
 }
 
-// exchange sends size random bytes each way over a TCP connection from one namespace to a server in another.
-func exchange(t testing.TB, from, to *netnstest.NS, addr string, size int64) {
+// connected is a TCP connection from one namespace to a server in another: the client's end and the server's.
+func connected(t testing.TB, from, to *netnstest.NS, addr string) [2]net.Conn {
 	t.Helper()
 	l := to.Listen(net.JoinHostPort(addr, "0"))
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -96,14 +96,21 @@ func exchange(t testing.TB, from, to *netnstest.NS, addr string, size int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
 	srv, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer srv.Close()
+	t.Cleanup(func() { srv.Close() })
+	return [2]net.Conn{c, srv}
+}
+
+// exchange sends size random bytes each way over a TCP connection from one namespace to a server in another.
+func exchange(t testing.TB, from, to *netnstest.NS, addr string, size int64) {
+	t.Helper()
+	ends := connected(t, from, to, addr)
 	sums := make(chan string, 4)
-	for i, c := range []net.Conn{c, srv} {
+	for i, c := range ends {
 		c.SetDeadline(time.Now().Add(2 * patience))
 		go func() {
 			h := sha256.New()

@@ -3,9 +3,7 @@ package etcd
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -14,38 +12,19 @@ import (
 
 	"colod/coordinator/arbiter"
 	lab "colod/internal/lab/etcd"
+	"colod/internal/lab/etcd/etcdtest"
 	"colod/internal/netnstest"
 )
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
 
-// cluster is a real etcd cluster of n members in a namespace of the test's own. The arbiters that are opened on it must
-// leave no goroutine behind.
-type cluster struct {
-	*lab.Cluster
-	ns *netnstest.NS
-}
+// cluster is a real etcd cluster. The arbiters that are opened on it must leave no goroutine behind.
+type cluster struct{ *etcdtest.Cluster }
 
 func newCluster(t *testing.T, n int, change ...func(*lab.Config)) *cluster {
 	t.Helper()
 	verifyLeaks(t)
-	ns := netnstest.New(t, "etcd")
-	cfg := lab.Config{Dir: filepath.Join(t.TempDir(), "etcd"), Members: lab.Local(ns.Name(), n)}
-	for _, f := range change {
-		f(&cfg)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	c, err := lab.Start(ctx, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &cluster{c, ns}
+	return &cluster{etcdtest.Start(t, n, change...)}
 }
 
 // watched are the tests that are checked at their end already.
@@ -63,15 +42,8 @@ func verifyLeaks(t *testing.T) {
 // config is what a node is configured with.
 func (c *cluster) config(t *testing.T) Config {
 	t.Helper()
-	f, err := c.Client("a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return Config{
-		Endpoints: c.Endpoints(),
-		TLS:       TLS{CA: f.CA, Cert: f.Cert, Key: f.Key},
-		Dial:      func(ctx context.Context, addr string) (net.Conn, error) { return c.ns.Dial(ctx, "tcp", addr) },
-	}
+	f := c.Identity(t, "a")
+	return Config{Endpoints: c.Endpoints(), TLS: TLS{CA: f.CA, Cert: f.Cert, Key: f.Key}, Dial: c.Dial}
 }
 
 // open opens an arbiter, until the test ends.

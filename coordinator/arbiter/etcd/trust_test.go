@@ -122,7 +122,7 @@ func TestMutualTLS(t *testing.T) {
 
 	plain := newCluster(t, 1, func(cfg *lab.Config) { cfg.Plain = true })
 	a := c.open(t, func(cfg *Config) {
-		cfg.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return plain.ns.Dial(ctx, "tcp", addr) }
+		cfg.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return plain.NS.Dial(ctx, "tcp", addr) }
 	})
 	refusedWith(t, "TLS to a member without", func(ctx context.Context) error {
 		_, err := a.Get(ctx, "p")
@@ -173,9 +173,9 @@ func TestTwoClustersAreFoundOut(t *testing.T) {
 		cfg.Endpoints = endpoints
 		cfg.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
 			if strings.HasSuffix(addr, ":3379") {
-				return two.ns.Dial(ctx, "tcp", addr)
+				return two.NS.Dial(ctx, "tcp", addr)
 			}
-			return one.ns.Dial(ctx, "tcp", addr)
+			return one.NS.Dial(ctx, "tcp", addr)
 		}
 	}
 	a := one.open(t, both)

@@ -14,8 +14,6 @@ import (
 	"colod/coordinator"
 	"colod/coordinator/pair"
 	"colod/internal/lab"
-	"colod/internal/lab/client"
-	"colod/internal/lab/image"
 )
 
 // handMade starts the pair's guest on a node as an operator does by hand: on a
@@ -88,32 +86,10 @@ func TestAdopt(t *testing.T) {
 	if err := l.AwaitGuest(ctx); err != nil {
 		t.Fatal(err)
 	}
-	s, err := l.Client(ctx, []client.Load{
-		{Kind: client.Echo, Name: "echo", Rate: 40 << 10},
-		{Kind: client.Echo, Name: "echo over IPv6", Host: image.GuestIPv6, Rate: 40 << 10},
-		{Kind: client.Redis, Name: "redis", Rate: 10},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if _, err := s.Await(2*time.Minute, working); err != nil {
-		t.Fatal(err)
-	}
+	s := begin(t, l, working, ordinary()...)
 	check := func(what string) {
 		t.Helper()
-		reports, err := s.Mark()
-		if err != nil {
-			t.Fatal(err)
-		}
-		longest := 0.0
-		for _, r := range reports {
-			longest = max(longest, r.FirstMS)
-			if !r.Clean() {
-				t.Fatalf("%s: client %s: lost %d, repeated %d, corrupt %d, %q", what, r.Name, r.Lost, r.Repeated, r.Corrupt, r.Error)
-			}
-		}
-		t.Logf("%s: clients heard nothing for %.0f ms", what, longest)
+		t.Logf("%s: clients heard nothing for %.0f ms", what, silence(unbroken(t, s, what)))
 	}
 	check("started by hand")
 
@@ -190,15 +166,7 @@ func TestAdopt(t *testing.T) {
 		t.Fatalf("%+v, %v", back, err)
 	}
 	awaitRoles(t, l, st.Speaker, "")
-	reports, err := s.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range reports {
-		if !r.Clean() || !r.Done {
-			t.Errorf("client %s: lost %d, repeated %d, corrupt %d, done %v, %q", r.Name, r.Lost, r.Repeated, r.Corrupt, r.Done, r.Error)
-		}
-	}
+	finished(t, s)
 }
 
 // bare checks that nothing of colod is on a node's way to the guest.

@@ -105,31 +105,12 @@ func inGuest(t *testing.T, l *lab.Lab, command string) string {
 // watchedDisk is watched for clients of redis: it also keeps what was answered.
 func watchedDisk(t *testing.T, l *lab.Lab, loads []client.Load, answered map[string]int64, happen func()) (gap, longest float64) {
 	t.Helper()
-	s, err := l.Client(t.Context(), loads)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if _, err := s.Await(3*time.Minute, working); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Mark(); err != nil {
-		t.Fatal(err)
-	}
+	s := begin(t, l, working, loads...)
+	unbroken(t, s, "before")
 	happen()
 	time.Sleep(time.Second)
-	marked, err := s.Mark()
-	if err != nil {
-		t.Fatal(err)
-	}
-	reports, err := s.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, r := range reports {
-		if !r.Clean() || !r.Done {
-			t.Errorf("client %s: lost %d, repeated %d, corrupt %d, done %v, error %q", r.Name, r.Lost, r.Repeated, r.Corrupt, r.Done, r.Error)
-		}
+	marked := unbroken(t, s, "afterwards")
+	for i, r := range finished(t, s) {
 		gap, longest = max(gap, marked[i].FirstMS), max(longest, marked[i].PauseMS)
 		if r.Kind == client.Redis {
 			n, err := strconv.ParseInt(r.Last, 10, 64)

@@ -16,20 +16,11 @@ import (
 // finish runs clients that end by themselves and checks their reports.
 func finish(t *testing.T, l *lab.Lab, limit time.Duration, loads ...client.Load) []client.Report {
 	t.Helper()
-	s, err := l.Client(t.Context(), loads)
+	reports, err := begin(t, l, nil, loads...).Await(limit, func(r client.Report) bool { return r.Done })
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	reports, err := s.Await(limit, func(r client.Report) bool { return r.Done })
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range reports {
-		if !r.Clean() {
-			t.Errorf("client %s: %+v", r.Name, r)
-		}
-	}
+	sound(t, "at the end", reports)
 	return reports
 }
 

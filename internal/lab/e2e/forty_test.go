@@ -1,12 +1,11 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
-	"time"
 
 	"colod/internal/lab"
 	"colod/internal/lab/client"
-	"colod/internal/lab/image"
 )
 
 // TestFailoversInARow takes the speaker away again and again, in turn by its
@@ -18,33 +17,20 @@ func TestFailoversInARow(t *testing.T) {
 	l := protected(t)
 	giveUpIfFailed(t, l)
 	watch(t, l)
-	s, err := l.Client(t.Context(), []client.Load{
-		{Kind: client.Echo, Name: "echo", Rate: 40 << 10},
-		{Kind: client.Echo, Name: "echo over IPv6", Host: image.GuestIPv6, Rate: 40 << 10},
-		{Kind: client.SSH, Name: "ssh session"},
-		{Kind: client.Redis, Name: "redis", Rate: 10},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if _, err := s.Await(2*time.Minute, working); err != nil {
-		t.Fatal(err)
-	}
+	s := begin(t, l, working, append(ordinary(), client.Load{Kind: client.SSH, Name: "ssh session"})...)
 	usage := lab.NewUsageLog()
 	var gaps, agains figures
 	took := map[string]int{}
 	for i := range n {
 		before := status(t, l)
-		if _, err := s.Mark(); err != nil {
-			t.Fatal(err)
-		}
+		unbroken(t, s, "before")
 		// Daemons live on in most rounds, or nothing could be said about their growth.
 		kind := []string{lab.KillVM, "failover", lab.KillVM, "failover", lab.KillVM}[i%5]
 		if i%20 == 12 {
 			kind = lab.KillNode
 		}
 		took[kind]++
+		var err error
 		if kind == "failover" {
 			err = l.Operate(t.Context(), before.Speaker, "failover", before.Pair)
 		} else {
@@ -61,31 +47,13 @@ func TestFailoversInARow(t *testing.T) {
 			fault(t, l, lab.Heal, "")
 		}
 		agains = append(agains, float64(again(t, l).Milliseconds()))
-		reports, err := s.Mark()
-		if err != nil {
-			t.Fatal(err)
-		}
-		gap := 0.0
-		for _, r := range reports {
-			gap = max(gap, r.FirstMS)
-			if !r.Clean() {
-				t.Fatalf("round %d, %s: client %s: lost %d, repeated %d, corrupt %d, %q", i+1, kind, r.Name, r.Lost, r.Repeated, r.Corrupt, r.Error)
-			}
-		}
-		gaps = append(gaps, gap)
+		gaps = append(gaps, silence(unbroken(t, s, fmt.Sprintf("round %d, %s", i+1, kind))))
 		usage.Sample(t.Context(), l)
 		if t.Failed() {
 			return
 		}
 	}
-	reports, err := s.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range reports {
-		if !r.Clean() || !r.Done {
-			t.Errorf("client %s: lost %d, repeated %d, corrupt %d, done %v, %q", r.Name, r.Lost, r.Repeated, r.Corrupt, r.Done, r.Error)
-		}
+	for _, r := range finished(t, s) {
 		t.Logf("client %s: %d rounds, %d bytes", r.Name, r.Rounds, r.Bytes)
 	}
 	t.Logf("%d failovers %v, load average %s: silence of clients, ms: %s; protected again, ms after the new record: %s", n, took, loadAverage(), gaps, agains)

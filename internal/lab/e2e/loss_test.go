@@ -30,27 +30,15 @@ func load() []client.Load {
 		client.Load{Kind: client.Download, Size: 2 << 20, Rate: 1 << 20, Host: image.GuestIPv6})
 }
 
-// working tells that a client has its connection and got something over it.
-func working(r client.Report) bool { return r.Open && (r.Bytes > 0 || r.Kind == client.Upload) }
-
 // watched runs clients around something that happens to the lab, checks that
 // none of them lost anything, and returns the longest pause that one saw, in ms:
 // from the moment that happen marks until each heard something again, and all in
 // all, the building of a new twin included.
 func watched(t *testing.T, l *lab.Lab, loads []client.Load, after time.Duration, happen func(mark func())) (gap, longest float64) {
 	t.Helper()
-	s, err := l.Client(t.Context(), loads)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if _, err := s.Await(3*time.Minute, working); err != nil {
-		t.Fatal(err)
-	}
-	// What is seen while connecting is not what the fault costs.
-	if _, err := s.Mark(); err != nil {
-		t.Fatal(err)
-	}
+	s := begin(t, l, working, loads...)
+	unbroken(t, s, "before") // what is seen while connecting is not what the fault costs
+	var err error
 	var before []client.Report
 	var late time.Duration // of the mark
 	happen(func() {
@@ -66,14 +54,7 @@ func watched(t *testing.T, l *lab.Lab, loads []client.Load, after time.Duration,
 	if err != nil {
 		t.Fatal(err)
 	}
-	reports, err := s.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, r := range reports {
-		if !r.Clean() || !r.Done {
-			t.Errorf("client %s: lost %d, repeated %d, corrupt %d, done %v, error %q", r.Name, r.Lost, r.Repeated, r.Corrupt, r.Done, r.Error)
-		}
+	for i, r := range finished(t, s) {
 		longest = max(longest, marked[i].PauseMS)
 		if before != nil && r.Kind != client.Upload {
 			// An upload hears the kernel's word for room in its own buffer.

@@ -39,23 +39,7 @@ func everyClient() []client.Load {
 // sound by themselves: what fails with a pair and not here is colod's fault.
 func TestNativeLab(t *testing.T) {
 	l := up(t, "native", lab.Options{Native: true})
-	s, err := l.Client(t.Context(), everyClient())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if _, err := s.Await(3*time.Minute, func(r client.Report) bool { return r.Rounds > 0 }); err != nil {
-		t.Fatal(err)
-	}
-	reports, err := s.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range reports {
-		if !r.Clean() || !r.Done {
-			t.Errorf("%+v", r)
-		}
-	}
+	finished(t, begin(t, l, func(r client.Report) bool { return r.Rounds > 0 }, everyClient()...))
 	out, err := l.Command(t.Context(), lab.Client, "iperf3", "-c", image.GuestIPv4, "-t", "1", "-J").CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("bits_per_second")) {
 		t.Errorf("iperf3: %v: %s", err, out)

@@ -104,19 +104,8 @@ func planned(t *testing.T, op operation, kind string, delay time.Duration, c *ce
 	watch(t, l)
 	c.Runs++
 	var session *client.Session
-	var err error
 	if !op.cuts {
-		if session, err = l.Client(t.Context(), []client.Load{
-			{Kind: client.Echo, Name: "echo", Rate: 40 << 10},
-			{Kind: client.Echo, Name: "echo over IPv6", Host: image.GuestIPv6, Rate: 40 << 10},
-			{Kind: client.Redis, Name: "redis", Rate: 10},
-		}); err != nil {
-			t.Fatal(err)
-		}
-		defer session.Close()
-		if _, err := session.Await(2*time.Minute, working); err != nil {
-			t.Fatal(err)
-		}
+		session = begin(t, l, working, ordinary()...)
 	} else {
 		for range 3 {
 			counted(t, l)
@@ -196,15 +185,7 @@ func planned(t *testing.T, op operation, kind string, delay time.Duration, c *ce
 		}
 	}
 	if session != nil {
-		reports, err := session.Stop()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range reports {
-			if !r.Clean() || !r.Done {
-				t.Errorf("client %s: lost %d, repeated %d, corrupt %d, done %v, %q", r.Name, r.Lost, r.Repeated, r.Corrupt, r.Done, r.Error)
-			}
-		}
+		finished(t, session)
 	}
 	if after.State == "stopped" {
 		for _, n := range l.Nodes() {

@@ -12,17 +12,11 @@ import (
 	"time"
 
 	"colod/internal/lab"
-	"colod/internal/lab/client"
-	"colod/internal/lab/image"
 )
 
 // TestRegisteredSpare has a third node that is in no pair's list: only the registry in etcd knows it. It takes the place of a
-// secondary that is lost, and then the speaker moves to it, as a planned act, under the eyes of the same clients. In full
-// only: it needs a lab of its own.
+// secondary that is lost, and then the speaker moves to it, as a planned act, under the eyes of the same clients.
 func TestRegisteredSpare(t *testing.T) {
-	if !long {
-		return
-	}
 	shared.down()
 	l := up(t, "registered", lab.Options{Nodes: 3, Registered: true, Arbiter: "etcd", Members: 3, Paths: 2})
 	t.Cleanup(func() {
@@ -32,18 +26,7 @@ func TestRegisteredSpare(t *testing.T) {
 	})
 	watch(t, l)
 	first := awaitRoles(t, l, lab.NodeA, lab.NodeB)
-	s, err := l.Client(t.Context(), []client.Load{
-		{Kind: client.Echo, Name: "echo", Rate: 40 << 10},
-		{Kind: client.Echo, Name: "echo over IPv6", Host: image.GuestIPv6, Rate: 40 << 10},
-		{Kind: client.Redis, Name: "redis", Rate: 10},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if _, err := s.Await(2*time.Minute, working); err != nil {
-		t.Fatal(err)
-	}
+	s := begin(t, l, working, ordinary()...)
 	start := time.Now()
 	fault(t, l, lab.KillNode, first.Standby)
 	st := awaitRoles(t, l, first.Speaker, lab.NodeC)
@@ -61,24 +44,12 @@ func TestRegisteredSpare(t *testing.T) {
 	}
 	st = awaitRoles(t, l, first.Standby, "")
 	t.Logf("the speaker moved to the third node, %s: %s", first.Standby, st.Reason)
-	reports, err := s.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range reports {
-		if !r.Clean() || !r.Done {
-			t.Errorf("client %s: lost %d, repeated %d, corrupt %d, done %v, %q", r.Name, r.Lost, r.Repeated, r.Corrupt, r.Done, r.Error)
-		}
-	}
+	finished(t, s)
 }
 
 // TestForeignMigration lets somebody else migrate the guest away at QEMU's own monitor while colod does not run: the next
-// colod finds what remained, takes it for no failure, and no node starts the guest a second time. In full only: colod must not
-// be started again by itself, so it needs a lab of its own.
+// colod finds what remained, takes it for no failure, and no node starts the guest a second time.
 func TestForeignMigration(t *testing.T) {
-	if !long {
-		return
-	}
 	shared.down()
 	l := up(t, "foreign", lab.Options{NoRestart: true, Arbiter: "etcd", Members: 1})
 	t.Cleanup(func() {

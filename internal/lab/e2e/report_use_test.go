@@ -38,11 +38,7 @@ func (r *reportLab) mixture() []client.Load {
 func (r *reportLab) replay(t *testing.T) {
 	r.protected()
 	c, st := r.speaker()
-	s, err := r.Client(t.Context(), r.mixture())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := begin(t, r.Lab, nil, r.mixture()...)
 	length := time.Duration(rounds(10, 60)) * time.Second
 	path := filepath.Join(t.TempDir(), "x.rec")
 	out, err := os.Create(path)
@@ -53,15 +49,7 @@ func (r *reportLab) replay(t *testing.T) {
 	if err := errors.Join(err, out.Close()); err != nil {
 		t.Fatal(err)
 	}
-	reports, err := s.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, x := range reports {
-		if !x.Clean() {
-			t.Errorf("client %s: %+v", x.Name, x)
-		}
-	}
+	finished(t, s)
 	in, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -120,13 +108,9 @@ func (r *reportLab) tunnel(node string) (url string) {
 // page: Chromium shows both nodes' pages of the live pair, its reports, and a failover as it happens.
 func (r *reportLab) page(t *testing.T) {
 	st := r.protected()
-	s, err := r.Client(t.Context(), []client.Load{{Kind: client.Echo, Rate: 32 << 10}, {Kind: client.Counter, Rate: 10}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := begin(t, r.Lab, nil, client.Load{Kind: client.Echo, Rate: 32 << 10}, client.Load{Kind: client.Counter, Rate: 10})
 	standby := other(st.Speaker)
-	err = browser.Run(t.Context(), browser.Script{
+	err := browser.Run(t.Context(), browser.Script{
 		Name: "live.mjs", Log: func(s string) { t.Log(s) },
 		Env: []string{"COLOD_SPEAKER=" + r.tunnel(st.Speaker), "COLOD_OTHER=" + r.tunnel(standby), "COLOD_OTHER_NODE=" + standby},
 		Answers: browser.Answers{
@@ -143,15 +127,7 @@ func (r *reportLab) page(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reports, err := s.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, x := range reports {
-		if !x.Clean() {
-			t.Errorf("client %s: %+v", x.Name, x)
-		}
-	}
+	finished(t, s)
 }
 
 // dates asks for the date for some seconds over one connection, and returns how often it was answered and how many divergences of

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"colod/internal/lab"
-	"colod/internal/lab/client"
-	"colod/internal/lab/image"
 )
 
 // awaitRoles waits until the pair is protected with the given roles; "" stands
@@ -40,32 +38,10 @@ func TestSpare(t *testing.T) {
 	})
 	watch(t, l)
 	awaitRoles(t, l, lab.NodeA, "")
-	s, err := l.Client(t.Context(), []client.Load{
-		{Kind: client.Echo, Name: "echo", Rate: 40 << 10},
-		{Kind: client.Echo, Name: "echo over IPv6", Host: image.GuestIPv6, Rate: 40 << 10},
-		{Kind: client.Redis, Name: "redis", Rate: 10},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if _, err := s.Await(2*time.Minute, working); err != nil {
-		t.Fatal(err)
-	}
+	s := begin(t, l, working, ordinary()...)
 	check := func(what string) {
 		t.Helper()
-		reports, err := s.Mark()
-		if err != nil {
-			t.Fatal(err)
-		}
-		gap := 0.0
-		for _, r := range reports {
-			gap = max(gap, r.FirstMS)
-			if !r.Clean() {
-				t.Fatalf("%s: client %s: lost %d, repeated %d, corrupt %d, %q", what, r.Name, r.Lost, r.Repeated, r.Corrupt, r.Error)
-			}
-		}
-		t.Logf("%s: clients heard nothing for %.0f ms", what, gap)
+		t.Logf("%s: clients heard nothing for %.0f ms", what, silence(unbroken(t, s, what)))
 	}
 	first := status(t, l)
 	spare := thirdNode(first)
@@ -111,15 +87,7 @@ func TestSpare(t *testing.T) {
 	t.Logf("node %s took the place of %s %v after its loss", first.Speaker, st.Standby, time.Since(start).Round(time.Millisecond))
 	check("the next secondary's node lost")
 	fault(t, l, lab.Heal, "")
-	reports, err := s.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range reports {
-		if !r.Clean() || !r.Done {
-			t.Errorf("client %s: lost %d, repeated %d, corrupt %d, done %v, %q", r.Name, r.Lost, r.Repeated, r.Corrupt, r.Done, r.Error)
-		}
-	}
+	finished(t, s)
 }
 
 // thirdNode is the node that has no role.
