@@ -111,10 +111,8 @@ func (n *Node) writeRegistry(r registry.Registry, written map[string]string) err
 	if err := r.RegisterNode(n.ctx, n.entry()); err != nil {
 		return err
 	}
-	for _, v := range n.views() {
-		if err := r.Publish(n.ctx, v); err != nil {
-			return err
-		}
+	if err := r.Publish(n.ctx, n.views()...); err != nil {
+		return err
 	}
 	// The speaker's description of a pair is the one that counts.
 	for _, d := range n.all() {

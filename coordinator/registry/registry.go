@@ -78,8 +78,8 @@ type Registry interface {
 	ForgetNode(ctx context.Context, name string) error
 	// Nodes lists the nodes, ordered by name.
 	Nodes(ctx context.Context) ([]Node, error)
-	// Publish writes what a node sees of a pair.
-	Publish(ctx context.Context, v View) error
+	// Publish writes what a node sees of its pairs, in as few requests as it takes.
+	Publish(ctx context.Context, views ...View) error
 	// Forget removes a node's view of a pair.
 	Forget(ctx context.Context, pair, node string) error
 	// PutSpec writes the description of a pair; Spec reads it, with Pair "" if

@@ -11,7 +11,18 @@ top=$(cd "$here/../.." && pwd)
 binary=$(realpath "${1:?usage: byhand.sh BINARY}")
 # shellcheck source-path=SCRIPTDIR source=hosts.sh
 source "$here/hosts.sh"
-trap 'set +e; hosts_down' EXIT
+# shellcheck disable=SC2317 # called at the end
+finish() {
+	local rc=$? n
+	set +e
+	if ((rc != 0)); then
+		for n in "${HOSTS_UP[@]}"; do
+			on "$n" journalctl --no-pager -n 40 | sed "s/^/$n: /" >&2
+		done
+	fi
+	hosts_down
+}
+trap finish EXIT
 die() { echo "byhand.sh: $*" >&2; exit 1; }
 
 hosts_up a b

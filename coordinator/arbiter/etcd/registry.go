@@ -42,27 +42,55 @@ func (a *Arbiter) RegisterNode(ctx context.Context, n registry.Node) error {
 	return a.write(ctx, op, a.nodeKey(n.Name), n)
 }
 
-// Publish writes what a node sees of a pair.
-func (a *Arbiter) Publish(ctx context.Context, v registry.View) error {
-	op := "publish pair " + v.Pair
-	if err := checkName("node", v.Node); err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+// maxOps bounds the operations of one transaction: half of what etcd takes (server/embed/config.go, DefaultMaxTxnOps = 128).
+const maxOps = 64
+
+// Publish writes what a node sees of its pairs: up to maxOps of them at a time, of which all or none are there.
+func (a *Arbiter) Publish(ctx context.Context, views ...registry.View) error {
+	for some := range slices.Chunk(views, maxOps) {
+		op := "publish pair " + some[0].Pair
+		if len(some) > 1 {
+			op = fmt.Sprintf("publish %d pairs", len(some))
+		}
+		var ops []clientv3.Op
+		for _, v := range some {
+			if err := checkName("node", v.Node); err != nil {
+				return fmt.Errorf("%s: %w", op, err)
+			}
+			if err := checkName("pair", v.Pair); err != nil {
+				return fmt.Errorf("%s: %w", op, err)
+			}
+			put, err := put(a.viewKey(v.Node, v.Pair), v)
+			if err != nil {
+				return fmt.Errorf("%s: %w", op, err)
+			}
+			ops = append(ops, put)
+		}
+		if err := a.change(ctx, op, ops...); err != nil {
+			return err
+		}
 	}
-	if err := checkName("pair", v.Pair); err != nil {
-		return fmt.Errorf("%s: %w", op, err)
-	}
-	return a.write(ctx, op, a.viewKey(v.Node, v.Pair), v)
+	return nil
 }
 
 func (a *Arbiter) write(ctx context.Context, op, key string, entry any) error {
-	value, err := json.Marshal(entry)
+	put, err := put(key, entry)
 	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	if len(value) > maxEntry {
-		return fmt.Errorf("%s: entry of %d bytes, at most %d allowed", op, len(value), maxEntry)
+	return a.change(ctx, op, put)
+}
+
+// put is the writing of an entry.
+func put(key string, entry any) (clientv3.Op, error) {
+	value, err := json.Marshal(entry)
+	if err != nil {
+		return clientv3.Op{}, err
 	}
-	return a.change(ctx, op, clientv3.OpPut(key, string(value)))
+	if len(value) > maxEntry {
+		return clientv3.Op{}, fmt.Errorf("entry of %d bytes, at most %d allowed", len(value), maxEntry)
+	}
+	return clientv3.OpPut(key, string(value)), nil
 }
 
 // ForgetNode removes a node's entry and views.

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -45,8 +46,8 @@ func TestRegistry(t *testing.T) {
 	va := registry.View{Pair: "p", Node: "a", State: "protected", Role: "speaker", Generation: 1, Protected: true, Since: now, Updated: now}
 	vb := registry.View{Pair: "p", Node: "b", State: "protected", Role: "secondary", Generation: 1, Since: now, Updated: now}
 	vo := registry.View{Pair: "only-seen", Node: "b", State: "idle", Since: now, Updated: now}
-	for _, v := range []registry.View{vb, vo, va} {
-		if err := b.Publish(ctx, v); err != nil {
+	for _, some := range [][]registry.View{{vb, vo}, {va}, {}} {
+		if err := b.Publish(ctx, some...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -95,6 +96,42 @@ func TestRegistry(t *testing.T) {
 	}
 	// No registry is in the way of the records.
 	holds(t, b, rp)
+}
+
+// TestPublishMany: the views of a node with many pairs are few requests.
+func TestPublishMany(t *testing.T) {
+	c := newCluster(t, 1)
+	a := c.open(t)
+	ctx := within(t, longEnough)
+	views := make([]registry.View, 5*maxOps/2)
+	for i := range views {
+		views[i] = registry.View{Pair: fmt.Sprintf("p%03d", i), Node: "a", State: "protected"}
+	}
+	if err := a.Publish(ctx, views...); err != nil {
+		t.Fatal(err)
+	}
+	pairs, err := a.Pairs(ctx)
+	if err != nil || len(pairs) != len(views) {
+		t.Fatalf("%d pairs, %v", len(pairs), err)
+	}
+	revisions := map[int64]bool{}
+	kvs, err := a.list(ctx, a.viewKey("a", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, kv := range kvs[0] {
+		revisions[kv.ModRevision] = true
+		if p := pairs[i]; len(p.Views) != 1 || p.Views[0] != views[i] {
+			t.Errorf("%+v, want %+v", p.Views, views[i])
+		}
+	}
+	if len(revisions) != 3 {
+		t.Errorf("%d views are %d requests", len(views), len(revisions))
+	}
+	views[maxOps].Pair = "../x"
+	if err := a.Publish(ctx, views...); err == nil {
+		t.Error("a wrong name was taken")
+	}
 }
 
 // TestSpec: the description of a pair is written by one node and read by
