@@ -147,6 +147,7 @@ hosts_make() {
 	local n=$1 d=$HOSTS_DIR/$1
 	mkdir -p "$d/up/etc" "$d/up/root/.ssh" "$d/work" "$d/root"
 	echo "$n" >"$d/up/etc/hostname"
+	printf '127.0.0.1\tlocalhost\n127.0.1.1\t%s\n::1\tlocalhost ip6-localhost\n' "$n" >"$d/up/etc/hosts" # as Debian's installer does
 	# Else systemd takes the machine's own for it, and from that makes equal MAC addresses.
 	tr -d - </proc/sys/kernel/random/uuid >"$d/up/etc/machine-id"
 	mkdir -p "$d/up/etc/ssh"
