@@ -59,16 +59,20 @@ type offer struct {
 }
 
 // offered takes a request for a secondary. What comes while this node is
-// still getting ready, or knows less of the record than the sender, waits.
+// still getting ready, or knows less of the record than the sender, waits. The
+// same request comes again over a fresh connection.
 func (m *Machine) offered(from string, p Prepare) {
 	switch {
 	case m.state == Idle || m.state == Standby:
-		if m.offer.from != "" {
+		if m.offer.from != "" && m.offer.msg.Session != p.Session {
 			m.refuse(m.offer.from, m.offer.msg.Session, "another request for a secondary came")
 		}
 		m.offer = offer{from, p}
 		m.prepare()
 	case m.session == p.Session:
+		if m.state == Syncing && m.sync.step == syncWaiting {
+			m.send(from, Prepared{Session: m.session})
+		}
 	case m.role == Secondary && from == m.with && m.state == Syncing:
 		m.refuse(from, p.Session, "an earlier secondary is being ended; try again")
 		m.secondaryAlone(m.with + " begins anew")

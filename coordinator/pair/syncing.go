@@ -37,8 +37,14 @@ func (m *Machine) toSyncing(node, reason string) {
 	m.sync = syncStage{step: syncPreparing}
 	m.ckpt, m.pending = checkpoint{}, reasons{}
 	m.become(Syncing, Speaker, reason)
-	m.send(m.with, Prepare{Session: m.session, Generation: m.rec.Generation, Guest: m.cfg.Guest})
+	m.askToPrepare()
 	m.set(timerPhase, m.cfg.StepTimeout)
+}
+
+// askToPrepare asks the other node for a secondary, or again over a fresh connection: the request or its answer may have
+// been lost with the last one.
+func (m *Machine) askToPrepare() {
+	m.send(m.with, Prepare{Session: m.session, Generation: m.rec.Generation, Guest: m.cfg.Guest})
 }
 
 func (m *Machine) syncNext(s syncStep, limit time.Duration) {
@@ -97,6 +103,10 @@ func (m *Machine) stepSyncingSpeaker(ev Event) {
 		m.recorded(ev)
 	case RecordRead:
 		m.recordReread(ev)
+	case PeerUp:
+		if m.sync.step == syncPreparing {
+			m.askToPrepare()
+		}
 	case PeerDown:
 		m.syncFailed(m.with + " is lost: " + ev.Reason)
 	case restarted:
