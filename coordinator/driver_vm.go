@@ -324,8 +324,24 @@ func (d *driver) free(a pair.FreeVM) {
 		}
 		d.post(ev)
 	})
-	if d.disks.replicates() { // behind it: nobody waits for that
-		d.vmLane.do(func() { d.disks.after(d.vm.Load()) })
+	d.vmLane.do(func() { // behind it: nobody waits for that
+		d.forgetCOLO()
+		if d.disks.replicates() {
+			d.disks.after(d.vm.Load())
+		}
+	})
+}
+
+// forgetCOLO lets a VM that goes on alone be migrated by others as any VM is.
+func (d *driver) forgetCOLO() {
+	h := d.vm.Load()
+	if h == nil || h.colo.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	if err := h.ForgetColo(ctx); err != nil {
+		d.log.Debug().Err(err).Msg("the VM's next migration begins COLO, whoever asks for it")
 	}
 }
 

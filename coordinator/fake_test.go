@@ -421,6 +421,8 @@ func (v *fakeVM) LostHeartbeat(context.Context) (time.Time, error) {
 	return time.Now(), nil
 }
 
+func (v *fakeVM) ForgetColo(context.Context) error { return nil }
+
 func (v *fakeVM) QueryStatus(context.Context) (qmp.Status, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

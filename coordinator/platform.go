@@ -89,6 +89,7 @@ type VM interface {
 	StartColo(ctx context.Context, sock string) (time.Time, error)
 	TriggerCheckpoint(context.Context) error
 	LostHeartbeat(context.Context) (time.Time, error)
+	ForgetColo(context.Context) error
 	QueryStatus(context.Context) (qmp.Status, error)
 	SystemPowerdown(context.Context) error
 	SystemReset(context.Context) error

@@ -52,9 +52,9 @@ func (v *VM) prepareSecondary(ctx context.Context, uri string) error {
 // 10.0 fail with it (their source reads COLO's messages as return path messages).
 func (v *VM) setColoCapabilities(ctx context.Context) error {
 	both := v.Version().wantsReturnPath()
-	err := v.setCapabilities(ctx, both)
+	err := v.setCapabilities(ctx, true, both)
 	if !both && refused(err, "return-path") {
-		return v.setCapabilities(ctx, true)
+		return v.setCapabilities(ctx, true, true)
 	}
 	if refused(err, "x-colo") && !refused(err, "return-path") {
 		return &ColoBrokenError{Version: v.Version(), Seen: "it has no capability x-colo: " + err.Error()}
@@ -62,16 +62,27 @@ func (v *VM) setColoCapabilities(ctx context.Context) error {
 	return err
 }
 
-func (v *VM) setCapabilities(ctx context.Context, returnPath bool) error {
+func (v *VM) setCapabilities(ctx context.Context, on, returnPath bool) error {
 	type capability struct {
 		Capability string `json:"capability"`
 		State      bool   `json:"state"`
 	}
-	caps := []capability{{"x-colo", true}}
+	caps := []capability{{"x-colo", on}}
 	if returnPath {
-		caps = append(caps, capability{"return-path", true})
+		caps = append(caps, capability{"return-path", on})
 	}
 	return v.mon.Run(ctx, "migrate-set-capabilities", map[string]any{"capabilities": caps}, nil)
+}
+
+// ForgetColo turns off what a VM that has left COLO would do at its next migration: QEMU keeps its capabilities, and whoever
+// migrates the guest then, by hand or with libvirt, would begin COLO again. [VM.StartColo] and [VM.PrepareSecondary] turn it on.
+func (v *VM) ForgetColo(ctx context.Context) error {
+	v.coloMu.Lock()
+	defer v.coloMu.Unlock()
+	if err := v.setCapabilities(ctx, false, true); err != nil {
+		return fmt.Errorf("forget COLO: %w", err)
+	}
+	return nil
 }
 
 // StartColo copies the state to the secondary behind the unix socket at sock (the state relay's) and

@@ -274,6 +274,16 @@ func TestLostHeartbeatWaitsForItsOwnResume(t *testing.T) {
 	}
 }
 
+func TestForgetColo(t *testing.T) {
+	v := scripted(t, `
+		> migrate-set-capabilities [{"capability":"x-colo","state":false},{"capability":"return-path","state":false}]
+		<
+	`)
+	if err := v.ForgetColo(testContext(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestLostHeartbeatOutsideColo(t *testing.T) {
 	v := scripted(t, `
 		> x-colo-lost-heartbeat

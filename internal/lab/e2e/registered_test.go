@@ -159,9 +159,22 @@ func migrateAway(monitor, at string) error {
 	if _, err := ask("qmp_capabilities", map[string]any{}); err != nil {
 		return err
 	}
-	// The guest was protected before, and QEMU keeps what a migration of it is to do: the next one would begin COLO again.
-	if _, err := ask("migrate-set-capabilities", map[string]any{"capabilities": []map[string]any{{"capability": "x-colo", "state": false}}}); err != nil {
+	// The guest was protected before, and QEMU keeps what a migration of it is to do: colod has to have taken it back.
+	have, err := ask("query-migrate-capabilities", map[string]any{})
+	if err != nil {
 		return err
+	}
+	var caps []struct {
+		Capability string
+		State      bool
+	}
+	if err := json.Unmarshal(have, &caps); err != nil {
+		return err
+	}
+	for _, c := range caps {
+		if c.State && (c.Capability == "x-colo" || c.Capability == "return-path") {
+			return fmt.Errorf("the migration would begin COLO: %s is on", c.Capability)
+		}
 	}
 	if _, err := ask("migrate", map[string]any{"uri": "unix:" + at}); err != nil {
 		return err
