@@ -93,6 +93,75 @@ func TestLateReply(t *testing.T) {
 	}
 }
 
+// late is a context whose time is over and whose timer has not told so yet: on a busy machine there are such moments.
+type late struct{ context.Context }
+
+func (late) Deadline() (time.Time, bool) { return time.Now().Add(-time.Millisecond), true }
+
+// A question that comes too late is not asked; the connection, which may be the only hold on the guest, lives on.
+func TestPassedDeadlineKeepsTheConnection(t *testing.T) {
+	path := qmptest.Serve(t, qmptest.Greeting, func(c *qmptest.Conn, cmd qmptest.Command) { _ = c.Return(cmd, "") })
+	ctx := testContext(t, 30*time.Second)
+	m, err := Dial(ctx, path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for range 3 {
+		if _, err := m.tr.send(late{ctx}, "query-status", nil, false); !errors.Is(err, ErrNoReply) {
+			t.Fatalf("got %v, want ErrNoReply", err)
+		}
+		if err := m.Run(ctx, "query-status", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A command of which only a part was written in time goes on with the next one.
+func TestCommandInParts(t *testing.T) {
+	go1, seen := make(chan struct{}), make(chan string, 10)
+	path := qmptest.Serve(t, qmptest.Greeting, func(c *qmptest.Conn, cmd qmptest.Command) {
+		if cmd.Name == "first" {
+			<-go1 // what comes behind it is not read meanwhile
+		}
+		seen <- fmt.Sprint(cmd.Name, len(cmd.Args))
+		_ = c.Return(cmd, "")
+	})
+	ctx := testContext(t, 30*time.Second)
+	m, err := Dial(ctx, path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	short := func() context.Context {
+		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	if err := m.Run(short(), "first", nil, nil); !errors.Is(err, ErrNoReply) {
+		t.Fatal(err)
+	}
+	big := map[string]string{"x": strings.Repeat("y", 4<<20)} // more than the socket holds
+	if err := m.Run(short(), "big", big, nil); !errors.Is(err, ErrNoReply) || m.Unanswered() != 2 {
+		t.Fatalf("%v, %d not answered", err, m.Unanswered())
+	}
+	if err := m.Run(short(), "taken-back", nil, nil); !errors.Is(err, ErrNoReply) || m.Unanswered() != 2 {
+		t.Fatalf("%v, %d not answered", err, m.Unanswered())
+	}
+	close(go1)
+	if err := m.Run(ctx, "last", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"first0", fmt.Sprint("big", 4<<20+8), "last0"} {
+		if got := <-seen; got != want {
+			t.Errorf("QEMU read %s, want %s", got, want)
+		}
+	}
+	if n := m.Unanswered(); n != 0 {
+		t.Errorf("%d commands unanswered", n)
+	}
+}
+
 // QEMU stops reading when too many commands wait, out-of-band ones included: we stop before.
 func TestUnansweredAreBounded(t *testing.T) {
 	path := qmptest.Serve(t, qmptest.Greeting, func(c *qmptest.Conn, cmd qmptest.Command) {

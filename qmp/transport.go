@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -28,10 +29,11 @@ type transport struct {
 	events  *fanout
 	done    chan struct{}
 
-	mu    sync.Mutex
-	calls map[uint64]*call
-	next  uint64
-	err   error
+	mu     sync.Mutex
+	calls  map[uint64]*call
+	next   uint64
+	unsent []byte // the rest of a command whose caller had no time to write it all
+	err    error
 }
 
 type call struct {
@@ -134,8 +136,9 @@ func (t *transport) negotiate(r *bufio.Reader) error {
 	}
 }
 
-// send registers and writes one command. A write that blocks is ended with ctx, and the connection
-// with it, as half a command cannot be taken back.
+// send registers and writes one command. The end of ctx ends a write that blocks, but never the connection: it may be the only
+// hold on the only copy of a guest. A command of which a part is written goes on with the next one; one that is not
+// begun is taken back.
 func (t *transport) send(ctx context.Context, name string, args any, oob bool) (*call, error) {
 	cmd := command{Execute: name, Args: args}
 	if oob {
@@ -157,14 +160,25 @@ func (t *transport) send(ctx context.Context, name string, args any, oob bool) (
 	}
 	c := &call{id: cmd.ID, c: make(chan reply, 1)}
 	t.calls[c.id] = c
-	if d, ok := ctx.Deadline(); ok {
-		t.conn.SetWriteDeadline(d)
-	}
-	if _, err := t.conn.Write(append(b, '\n')); err != nil {
+	before := len(t.unsent)
+	b = append(append(t.unsent, b...), '\n')
+	d, _ := ctx.Deadline() // it may have passed by now
+	t.conn.SetWriteDeadline(d)
+	n, err := t.conn.Write(b)
+	switch {
+	case err == nil:
+		t.unsent = nil
+	case !errors.Is(err, os.ErrDeadlineExceeded):
 		delete(t.calls, c.id)
 		err = fmt.Errorf("%w: write: %w", ErrClosed, err)
 		t.fail(err)
 		return nil, err
+	case n <= before:
+		delete(t.calls, c.id)
+		t.unsent = b[n:before:before]
+		return nil, fmt.Errorf("%w: not sent, QEMU takes no command", noReply(ctx))
+	default:
+		t.unsent = b[n:]
 	}
 	return c, nil
 }
