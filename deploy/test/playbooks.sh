@@ -32,7 +32,7 @@ finish() {
 	set +e
 	if ((rc != 0)) && [[ -n ${KEEP:-} ]]; then
 		mkdir -p "$KEEP"
-		cp "$HOSTS_DIR"/*.log "$HOSTS_DIR"/load.* "$KEEP" 2>/dev/null
+		cp "$HOSTS_DIR"/*.log "$HOSTS_DIR"/load.out "$HOSTS_DIR"/load.err "$KEEP" 2>/dev/null
 		for n in "${HOSTS_UP[@]}"; do
 			on "$n" journalctl --no-pager -o short-precise >"$KEEP/journal-$n" 2>&1
 			on "$n" colod status >"$KEEP/status-$n" 2>&1
