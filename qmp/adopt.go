@@ -50,9 +50,14 @@ func Adopt(ctx context.Context, at string) (*VM, error) {
 		defer cancel()
 	}
 	var started func() bool
-	if reg.PID == 0 && cfg.RunDir != "" {
+	switch {
+	case cfg.RunDir == "":
+	case reg.PID == 0:
 		// Written before a start that never came, or whose QEMU has not opened its socket yet.
 		started = func() bool { return time.Since(reg.Launched).Abs() < 2*time.Second }
+	default:
+		// It runs, and may be about to open its socket: the last colod died while it launched it.
+		started = reg.alive
 	}
 	v, err := attach(ctx, cfg, reg, nil, started)
 	switch {

@@ -331,6 +331,45 @@ func TestRealVMOutlivesItsLauncher(t *testing.T) {
 	}
 }
 
+// A colod that died before its QEMU had opened the monitor: whoever comes next waits for it, instead of finding no VM here
+// and then one that is in the way.
+func TestRealAdoptWhileItStarts(t *testing.T) {
+	cfg := testConfig(t, "guest1")
+	if err := cfg.complete(); err != nil {
+		t.Fatal(err)
+	}
+	bin, err := lookBinary(cfg.Binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := bootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := func(name string) string { return filepath.Join(cfg.RunDir, name) }
+	reg := registry{Format: 1, Name: cfg.Name, Boot: boot, QMP: in(FileQMP), OOB: in(FileOOB), Log: in(FileLog), Tap: cfg.Tap,
+		Args: append([]string{bin}, cfg.args(false)...), Launched: time.Now().Add(-time.Hour)}
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	proc, err := startQEMU(&reg, &cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = proc.kill(); <-proc.exited; proc.release() }()
+	if err := reg.write(cfg.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	v, err := Adopt(testContext(t, 30*time.Second), cfg.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	endAtCleanup(t, v)
+	if v.PID() != reg.PID {
+		t.Errorf("process %d was adopted, %d was started", v.PID(), reg.PID)
+	}
+}
+
 // A colod that died between the fork and the registry's second write: the socket tells.
 func TestRealAdoptUnfinishedLaunch(t *testing.T) {
 	ctx := testContext(t, 30*time.Second)
