@@ -217,7 +217,7 @@ two() {
 	play add-pair.yml -e colod_pair=guest2
 	hosts_wait 60 "the second guest does not answer" client timeout 10 curl -sf -o /dev/null http://192.0.2.11/counter
 	load_check "another pair"
-	on a colod vm delete guest2 >/dev/null || on b colod vm delete guest2 >/dev/null
+	on a colod vm delete guest2 --yes >/dev/null || on b colod vm delete guest2 --yes >/dev/null
 	sed -i "/- name: guest2/,/^  - name: guest1/ { /^  - name: guest1/! d }" "$HOSTS_DIR/inv/group_vars/colod_nodes.yml"
 	play site.yml
 
