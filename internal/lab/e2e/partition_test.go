@@ -186,9 +186,16 @@ func quiet(t *testing.T, l *lab.Lab, w *witness.Witness) {
 			t.Fatalf("a node goes on without its peer and without the arbiter:%s", speaking)
 		}
 	}
-	// What was let out before may still be on its way through the switch.
-	time.Sleep(200 * time.Millisecond)
+	// What was let out before may still be on its way through the switch, and the witness be behind with its reading.
 	before := said(t, w)
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		time.Sleep(500 * time.Millisecond)
+		now := said(t, w)
+		if now == before {
+			break
+		}
+		before = now
+	}
 	time.Sleep(3 * time.Second)
 	if n := said(t, w) - before; n > 0 {
 		t.Errorf("%d bytes were said although nobody could have won the record", n)
