@@ -80,7 +80,7 @@ contents() {
 	on "$1" sh -c '
 		owned() { cat /var/lib/dpkg/info/*.list | sed -E "s#^/(bin|sbin|lib|lib64)/#/usr/\\1/#" | sort -u; }
 		owned >/run/owned
-		find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path "/var/tmp/*" -o -path "/var/log/*" -o -path "/var/cache/*" \
+		find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path "/var/tmp/*" -o -path "/var/log/*" -o -path "/var/cache/*" -o -path "/var/backups/*" \
 			-o -path "/var/lib/apt/*" -o -path "/var/lib/dpkg/*" -o -path "/var/lib/systemd/*" -o -path /root/.ansible -o -path /srv/shared -o -name __pycache__ \) \
 			-prune -o -print | sort | comm -23 - /run/owned | grep -Ev "^/etc/rc.\\.d/K01etcd\$|^/var/lib/etcd"
 		dpkg-query -W -f "\${Package} \${db:Status-Status}\n" | grep colod
