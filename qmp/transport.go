@@ -155,8 +155,8 @@ func (t *transport) send(ctx context.Context, name string, args any, oob bool) (
 	if err != nil {
 		return nil, fmt.Errorf("marshal arguments: %w", err)
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: not sent, there was no time left", noReply(ctx))
 	}
 	c := &call{id: cmd.ID, c: make(chan reply, 1)}
 	t.calls[c.id] = c
