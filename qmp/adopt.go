@@ -57,7 +57,7 @@ func Adopt(ctx context.Context, at string) (*VM, error) {
 		started = func() bool { return time.Since(reg.Launched).Abs() < 2*time.Second }
 	default:
 		// It runs, and may be about to open its socket: the last colod died while it launched it.
-		started = reg.alive
+		started = func() bool { return time.Since(reg.Launched).Abs() < defaultStartTimeout && reg.alive() }
 	}
 	v, err := attach(ctx, cfg, reg, nil, started)
 	switch {

@@ -348,7 +348,7 @@ func TestRealAdoptWhileItStarts(t *testing.T) {
 	}
 	in := func(name string) string { return filepath.Join(cfg.RunDir, name) }
 	reg := registry{Format: 1, Name: cfg.Name, Boot: boot, QMP: in(FileQMP), OOB: in(FileOOB), Log: in(FileLog), Tap: cfg.Tap,
-		Args: append([]string{bin}, cfg.args(false)...), Launched: time.Now().Add(-time.Hour)}
+		Args: append([]string{bin}, cfg.args(false)...), Launched: time.Now()}
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
