@@ -3,10 +3,12 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"colod/coordinator"
 	"colod/internal/lab"
 )
 
@@ -124,13 +126,16 @@ func foreignQEMU(t *testing.T, l *lab.Lab, node string) (mend func()) {
 	return func() { write(original) }
 }
 
-// awaitPeers waits until a node that was started again stands by for the pair.
+// awaitPeers waits until a node that was started again stands by for the pair, and the speaker knows.
 func awaitPeers(t *testing.T, l *lab.Lab, node string) {
 	t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		st, err := l.NodeStatus(t.Context(), node)
 		if err == nil && st.State == "standby" {
-			return
+			if speaker, err := l.NodeStatus(t.Context(), st.Speaker); err == nil &&
+				slices.ContainsFunc(speaker.Peers, func(p coordinator.Peer) bool { return p.Node == node && p.Up }) {
+				return
+			}
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("node %s does not stand by: %+v, %v", node, st, err)
