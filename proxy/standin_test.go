@@ -176,21 +176,14 @@ func (p *pair) checkpoint(a, b int) {
 func (p *pair) links() (a, b *Link) {
 	p.t.Helper()
 	conf := conntest.TLS(p.t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	p.must(err)
-	defer ln.Close()
+	ca, cb := conntest.Loopback(p.t)
 	type result struct {
 		l   *Link
 		err error
 	}
 	ch := make(chan result, 1)
 	go func() {
-		c, err := ln.Accept()
-		if err != nil {
-			ch <- result{nil, err}
-			return
-		}
-		l, err := Handshake(p.ctx(), c, conf, true, Hello{}, func(h Hello) error {
+		l, err := Handshake(p.ctx(), cb, conf, true, Hello{}, func(h Hello) error {
 			if h.Pair != "test" || h.Session != 7 {
 				return fmt.Errorf("unexpected hello %+v", h)
 			}
@@ -198,9 +191,7 @@ func (p *pair) links() (a, b *Link) {
 		})
 		ch <- result{l, err}
 	}()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	p.must(err)
-	a, err = Handshake(p.ctx(), c, conf, false, Hello{Pair: "test", Session: 7}, nil)
+	a, err := Handshake(p.ctx(), ca, conf, false, Hello{Pair: "test", Session: 7}, nil)
 	p.must(err)
 	r := <-ch
 	p.must(r.err)

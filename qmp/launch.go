@@ -170,43 +170,8 @@ func Launch(ctx context.Context, cfg VMConfig, incoming bool) (*VM, error) {
 	fail := func(err error) (*VM, error) {
 		return nil, fmt.Errorf("launch VM %s: %w", cfg.Name, err)
 	}
-	if err := cfg.complete(); err != nil {
-		return fail(err)
-	}
-	bin, err := lookBinary(cfg.Binary)
+	reg, proc, err := start(&cfg, incoming)
 	if err != nil {
-		return fail(err)
-	}
-	if cfg.Tap != "" { // QEMU would make one that leads nowhere
-		if _, err := net.InterfaceByName(cfg.Tap); err != nil {
-			return fail(fmt.Errorf("find tap %s: %w", cfg.Tap, err))
-		}
-	}
-	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
-		return fail(fmt.Errorf("make run directory: %w", err))
-	}
-	if err := claimRunDir(cfg.RunDir); err != nil {
-		return fail(err)
-	}
-	boot, err := bootID()
-	if err != nil {
-		return fail(fmt.Errorf("read boot id: %w", err))
-	}
-	in := func(name string) string { return filepath.Join(cfg.RunDir, name) }
-	reg := registry{
-		Format: 1, Name: cfg.Name, Boot: boot, QMP: in(FileQMP), OOB: in(FileOOB), Log: in(FileLog), Tap: cfg.Tap,
-		Accel: cfg.Accel.String(), Incoming: incoming, Args: append([]string{bin}, cfg.args(incoming)...), Launched: time.Now(),
-	}
-	// Written before the start as well: a colod that dies in between finds the VM by its socket.
-	if err := reg.write(cfg.RunDir); err != nil {
-		return fail(err)
-	}
-	proc, err := startQEMU(&reg, &cfg)
-	if err != nil {
-		return fail(errors.Join(err, cleanRunDir(cfg.RunDir)))
-	}
-	if err := reg.write(cfg.RunDir); err != nil {
-		abort(proc, cfg.RunDir)
 		return fail(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, cfg.StartTimeout)
@@ -218,6 +183,51 @@ func Launch(ctx context.Context, cfg VMConfig, incoming bool) (*VM, error) {
 		return fail(fmt.Errorf("%w (command line in %s)", err, reg.Log))
 	}
 	return v, nil
+}
+
+// start launches QEMU and writes its registry; the monitor may not be open yet. cfg is completed.
+func start(cfg *VMConfig, incoming bool) (registry, *process, error) {
+	none := func(err error) (registry, *process, error) { return registry{}, nil, err }
+	if err := cfg.complete(); err != nil {
+		return none(err)
+	}
+	bin, err := lookBinary(cfg.Binary)
+	if err != nil {
+		return none(err)
+	}
+	if cfg.Tap != "" { // QEMU would make one that leads nowhere
+		if _, err := net.InterfaceByName(cfg.Tap); err != nil {
+			return none(fmt.Errorf("find tap %s: %w", cfg.Tap, err))
+		}
+	}
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return none(fmt.Errorf("make run directory: %w", err))
+	}
+	if err := claimRunDir(cfg.RunDir); err != nil {
+		return none(err)
+	}
+	boot, err := bootID()
+	if err != nil {
+		return none(fmt.Errorf("read boot id: %w", err))
+	}
+	in := func(name string) string { return filepath.Join(cfg.RunDir, name) }
+	reg := registry{
+		Format: 1, Name: cfg.Name, Boot: boot, QMP: in(FileQMP), OOB: in(FileOOB), Log: in(FileLog), Tap: cfg.Tap,
+		Accel: cfg.Accel.String(), Incoming: incoming, Args: append([]string{bin}, cfg.args(incoming)...), Launched: time.Now(),
+	}
+	// Written before the start as well: a colod that dies in between finds the VM by its socket.
+	if err := reg.write(cfg.RunDir); err != nil {
+		return none(err)
+	}
+	proc, err := startQEMU(&reg, cfg)
+	if err != nil {
+		return none(errors.Join(err, cleanRunDir(cfg.RunDir)))
+	}
+	if err := reg.write(cfg.RunDir); err != nil {
+		abort(proc, cfg.RunDir)
+		return none(err)
+	}
+	return reg, proc, nil
 }
 
 // lookBinary finds QEMU; an empty name means the default one.

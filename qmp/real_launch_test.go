@@ -335,31 +335,11 @@ func TestRealVMOutlivesItsLauncher(t *testing.T) {
 // and then one that is in the way.
 func TestRealAdoptWhileItStarts(t *testing.T) {
 	cfg := testConfig(t, "guest1")
-	if err := cfg.complete(); err != nil {
-		t.Fatal(err)
-	}
-	bin, err := lookBinary(cfg.Binary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	boot, err := bootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := func(name string) string { return filepath.Join(cfg.RunDir, name) }
-	reg := registry{Format: 1, Name: cfg.Name, Boot: boot, QMP: in(FileQMP), OOB: in(FileOOB), Log: in(FileLog), Tap: cfg.Tap,
-		Args: append([]string{bin}, cfg.args(false)...), Launched: time.Now()}
-	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	proc, err := startQEMU(&reg, &cfg)
+	reg, proc, err := start(&cfg, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = proc.kill(); <-proc.exited; proc.release() }()
-	if err := reg.write(cfg.RunDir); err != nil {
-		t.Fatal(err)
-	}
 	v, err := Adopt(testContext(t, 30*time.Second), cfg.RunDir)
 	if err != nil {
 		t.Fatal(err)
@@ -398,28 +378,15 @@ func TestRealAdoptUnfinishedLaunch(t *testing.T) {
 func TestRealAdoptOfAVMNobodyEverSpokeTo(t *testing.T) {
 	ctx := testContext(t, 30*time.Second)
 	cfg := testConfig(t, "guest1")
-	if err := errors.Join(cfg.complete(), os.MkdirAll(cfg.RunDir, 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	bin, err := lookBinary(cfg.Binary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	boot, err := bootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := func(name string) string { return filepath.Join(cfg.RunDir, name) }
-	reg := registry{Format: 1, Name: cfg.Name, Boot: boot, QMP: in(FileQMP), OOB: in(FileOOB), Log: in(FileLog),
-		Args: append([]string{bin}, cfg.args(false)...), Launched: time.Now()}
-	if err := reg.write(cfg.RunDir); err != nil {
-		t.Fatal(err)
-	}
-	proc, err := startQEMU(&reg, &cfg) // the registry's second write never came
+	reg, proc, err := start(&cfg, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer proc.release()
+	reg.PID, reg.Start = 0, 0 // its second write never came
+	if err := reg.write(cfg.RunDir); err != nil {
+		t.Fatal(err)
+	}
 	v, err := Adopt(ctx, cfg.RunDir)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"colod/internal/conntest"
 	"colod/qmp/relay"
 )
 
@@ -120,30 +121,11 @@ type pair struct {
 	rp, rs *relay.Relay
 }
 
-// tcpPipe returns the two ends of a TCP connection over loopback.
-func tcpPipe(t testing.TB) (a, b net.Conn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	a, err = net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err = l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a, b
-}
-
 // protect makes s, launched with incoming, the secondary of p.
 func protect(t testing.TB, p, s *VM, opt relay.Options) *pair {
 	t.Helper()
 	ctx := testContext(t, 60*time.Second)
-	a, b := tcpPipe(t)
+	a, b := conntest.Loopback(t)
 	in := filepath.Join(s.RunDir(), "state-in.sock")
 	out := filepath.Join(p.RunDir(), fmt.Sprintf("state-%d.sock", s.PID()))
 	if err := s.PrepareSecondary(ctx, in); err != nil {
@@ -189,7 +171,7 @@ func TestRealCheckpoints(t *testing.T) {
 func TestRealStart(t *testing.T) {
 	ctx := testContext(t, 60*time.Second)
 	p, s := launch(t, testConfig(t, "p"), false), launch(t, testConfig(t, "s"), true)
-	a, b := tcpPipe(t)
+	a, b := conntest.Loopback(t)
 	in, out := filepath.Join(s.RunDir(), "state.sock"), filepath.Join(p.RunDir(), "state.sock")
 	if err := s.PrepareSecondary(ctx, in); err != nil {
 		t.Fatal(err)

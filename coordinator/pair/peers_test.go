@@ -57,6 +57,13 @@ func TestPrepareOfAnotherThanTheSpeaker(t *testing.T) {
 		t.Fatalf("the speaker is refused: %v", acts)
 	}
 	// Another one's messages do not count in the session, nor does its loss.
+	m.Step(VMLaunched{Op: m.launching})
+	if acts := m.Step(Received{From: "a", Msg: Prepare{Session: "a-1", Generation: 4}}); len(sent[Prepared](acts)) != 1 {
+		t.Fatalf("the same request again: %v", acts)
+	}
+	if acts := m.Step(Received{From: "c", Msg: Prepare{Session: "a-1", Generation: 4}}); len(sent[Prepared](acts)) != 0 {
+		t.Fatalf("another one's request with the speaker's session: %v", acts)
+	}
 	m.Step(Received{From: "c", Msg: Abort{Session: "a-1", Reason: "not yours"}})
 	m.Step(Received{From: "c", Msg: PeerEnded{Generation: 4, Reason: "not yours"}})
 	m.Step(PeerDown{Peer: "c", Reason: "silent"})

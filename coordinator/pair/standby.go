@@ -60,16 +60,16 @@ type offer struct {
 
 // offered takes a request for a secondary. What comes while this node is
 // still getting ready, or knows less of the record than the sender, waits. The
-// same request comes again over a fresh connection.
+// same request (session and sender) comes again over a fresh connection.
 func (m *Machine) offered(from string, p Prepare) {
 	switch {
 	case m.state == Idle || m.state == Standby:
-		if m.offer.from != "" && m.offer.msg.Session != p.Session {
+		if m.offer.from != "" && (m.offer.from != from || m.offer.msg.Session != p.Session) {
 			m.refuse(m.offer.from, m.offer.msg.Session, "another request for a secondary came")
 		}
 		m.offer = offer{from, p}
 		m.prepare()
-	case m.session == p.Session:
+	case m.session == p.Session && from == m.with:
 		if m.state == Syncing && m.sync.step == syncWaiting {
 			m.send(from, Prepared{Session: m.session})
 		}

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"colod/internal/conntest"
 	"colod/qmp"
 	"colod/qmp/relay"
 )
@@ -223,24 +224,6 @@ type protection struct {
 	refused          chan error // what the secondary's node saw of refusals
 }
 
-func tcpPipe(t testing.TB) (a, b net.Conn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	a, err = net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err = l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a, b
-}
-
 var sessions int
 
 // prepare launches the secondary and opens the stream between the two.
@@ -264,7 +247,7 @@ func prepare(t testing.TB, p, s *host) *protection {
 	t.Cleanup(x.streamS.Cut)
 	var err error
 	x.streamP, err = NewPrimaryStream(x.sock(), func(ctx context.Context) (net.Conn, error) {
-		a, b := tcpPipe(t)
+		a, b := conntest.Loopback(t)
 		return a, x.streamS.Join(ctx, b, nbd)
 	}, nil)
 	if err != nil {
@@ -314,7 +297,7 @@ func (x *protection) copyGuest() {
 	t := x.t
 	t.Helper()
 	ctx := testContext(t, 120*time.Second)
-	a, b := tcpPipe(t)
+	a, b := conntest.Loopback(t)
 	in := filepath.Join(x.s.vm.RunDir(), "mem-"+x.session)
 	out := filepath.Join(x.p.vm.RunDir(), "mem-"+x.session)
 	if err := x.s.vm.PrepareSecondary(ctx, in); err != nil {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"colod/internal/conntest"
 )
 
 func isErr(err, want error) bool { return errors.Is(err, want) }
@@ -42,7 +44,7 @@ func streams(t *testing.T, serve func(net.Conn)) (p, s *Stream, sock string, ref
 	t.Cleanup(s.Cut)
 	sock = filepath.Join(dir, "client")
 	p, err = NewPrimaryStream(sock, func(ctx context.Context) (net.Conn, error) {
-		a, b := tcpPipe(t)
+		a, b := conntest.Loopback(t)
 		return a, s.Join(ctx, b, server)
 	}, nil)
 	if err != nil {
