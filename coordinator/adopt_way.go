@@ -210,6 +210,11 @@ func (w *way) Stats() proxy.Stats {
 	return st
 }
 
+func (w *way) Waits() (frames uint64, sum time.Duration) {
+	w.tell(func(d DataPath) { frames, sum = d.Waits() })
+	return frames, sum
+}
+
 func (w *way) Listen(ctx context.Context, begin func(compare.Config, []byte, int64, int64) compare.Tap) error {
 	return w.with(func(d DataPath) error {
 		if l, ok := d.(listener); ok {

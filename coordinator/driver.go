@@ -61,7 +61,9 @@ type driver struct {
 	asks     map[uint64]chan string
 	askID    uint64
 	stats    stats
-	mode     *mode.Controller // loop only, as is buffered
+	mode     *mode.Controller // loop only, as are buffered, waits and waited
+	waits    uint64           // of the data path at the last checkpoint
+	waited   time.Duration
 	pace     *pace.Controller // loop only
 	buffered bool             // the mode that the data path was told
 	epochs   atomic.Bool      // the same, for other goroutines

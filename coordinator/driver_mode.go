@@ -25,6 +25,11 @@ func (d *driver) startMode() {
 func (d *driver) lookAtMode(took time.Duration, diverged bool) {
 	d.mode.Checkpoint(took, diverged)
 	d.pace.Checkpoint(time.Since(d.start), d.stats.lastState(), took)
+	frames, waited := d.data.Waits()
+	if n := frames - d.waits; n < 1<<31 { // a data path that was opened anew counts from 0
+		d.mode.Waited(int(n), waited-d.waited)
+	}
+	d.waits, d.waited = frames, waited
 	dec := d.mode.Look(time.Since(d.start))
 	if dec.Reason != "" {
 		to := "lockstep"

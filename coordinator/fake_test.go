@@ -168,6 +168,8 @@ func (d *fakeData) Stats() proxy.Stats {
 	return s
 }
 
+func (d *fakeData) Waits() (uint64, time.Duration) { return 0, 0 }
+
 func (d *fakeData) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

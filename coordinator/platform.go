@@ -73,6 +73,7 @@ type DataPath interface {
 	SetBuffered(bool)
 	Announce()
 	Stats() proxy.Stats
+	Waits() (frames uint64, sum time.Duration)
 	Close() error
 }
 

@@ -216,6 +216,10 @@ func (r *primary) release(p *Proxy, rel *compare.Release) {
 	}
 	if rel.Last {
 		p.hold.Add(time.Duration(rel.Held))
+		if f := &rel.F.P; f.Kind != frame.KindTCP || f.SegEnd() != f.Seq {
+			p.waits.Add(1)
+			p.waited.Add(rel.Held)
+		}
 		if rel.Reason == compare.WhyCovered {
 			r.covered.Frames++
 			r.covered.Longest = max(r.covered.Longest, time.Duration(rel.Held))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -179,8 +180,10 @@ type Proxy struct {
 	linkPaused bool
 
 	stats     Stats
-	hold      loghist.Hist // of every frame of the guest that was released
-	agreed    loghist.Hist // of those that both sides had said
+	hold      loghist.Hist  // of every frame of the guest that was released
+	agreed    loghist.Hist  // of those that both sides had said
+	waits     atomic.Uint64 // of them, frames with data
+	waited    atomic.Int64  // what these waited in sum, ns
 	houseKeep int64
 	busyUntil int64
 	rxBufs    [][]byte
@@ -496,6 +499,11 @@ func (p *Proxy) post(fn func()) bool {
 		return true
 	}
 	return p.th.post(fn)
+}
+
+// Waits is how many frames with data were released since Open, and how long they had waited in sum. It costs nothing.
+func (p *Proxy) Waits() (frames uint64, sum time.Duration) {
+	return p.waits.Load(), time.Duration(p.waited.Load())
 }
 
 // Stats returns counters; see Stats.

@@ -2,9 +2,11 @@
 // checkpoint (epoch), or by whichever of the two costs less at present (adaptive). It is pure: times and measurements
 // come in.
 //
-// What is compared is checkpoints a second. Each one stops the guest for the same time in either mode, so the mode that
-// needs fewer of them leaves the guest more time; and where lock-step needs fewer, it is the quicker one too, since equal
-// output waits for no checkpoint at all.
+// What is compared is checkpoints a second, and how long output waits. Each checkpoint stops the guest for the same time in
+// either mode, so the mode that needs fewer of them leaves the guest more time; and where lock-step needs fewer, it is the
+// quicker one too as long as most output is equal, since that waits for no checkpoint at all. But where output differs, it waits
+// until the other guest has said something else: if that guest is slow after each checkpoint (an emulated one translates all its code
+// anew, 130 ms by our measurement with QEMU 7.2), few checkpoints a second mean long waits, longer than an epoch.
 package mode
 
 import (
@@ -54,13 +56,21 @@ const (
 	// A trial of lock-step ends when it has needed slack checkpoints more than it may have: differing guests differ within
 	// milliseconds, so one that fails costs a few checkpoints.
 	slack = 2
+	// Waits count from so many frames of data and checkpoints that divergence caused on: a single hiccup is none. Fewer end a trial.
+	enoughFrames      = 32
+	enoughCheckpoints = 4
+	trialFrames       = 4
 	// Trials are made when output has been diverging for as long as this again, in parts of the time that it has been: a load whose
 	// output is equal again is then buffered for that part of its time at most, and one that never is costs ever fewer trials.
 	part       = 8
 	firstTrial = time.Second
 	lastTrial  = 30 * time.Second
+	// A trial may have taken one of so many parts of the time until the next one: where the other guest is slow it takes a while.
+	costly = 16
 	// decay is how much of the longest checkpoint so far is remembered at the next one.
 	decay = 0.98
+	// smooth is the weight of the newest checkpoint in their mean.
+	smooth = 0.125
 )
 
 // Decision is how the pair is kept in step from the next checkpoint on.
@@ -81,11 +91,15 @@ type Controller struct {
 	count    int           // checkpoints that divergence caused, since then
 	last     ring          // when the newest of them were
 	diverged bool          // the checkpoint behind which the next look is was one of them
+	frames   int           // frames of data released since then
+	waited   float64       // by them in sum, s
 	total    float64       // decayed maximum of what a checkpoint adds to the interval, s
+	mean     float64       // smoothed mean of that, s
 
 	trying    bool          // lock-step is on trial
 	starting  bool          // it begins with the next checkpoint
 	diverging time.Duration // when the pair left lock-step, trials apart
+	tried     time.Duration // how long the last trial took
 
 	looked time.Duration // time of the last look in epoch mode; 0: none
 	ran    time.Duration // interval that was asked for then
@@ -151,7 +165,32 @@ func (c *Controller) interval() time.Duration {
 // divergence had asked for it.
 func (c *Controller) Checkpoint(total time.Duration, diverged bool) {
 	c.total = max(c.total*decay, total.Seconds())
+	if c.mean == 0 {
+		c.mean = total.Seconds()
+	}
+	c.mean += (total.Seconds() - c.mean) * smooth
 	c.diverged = diverged
+}
+
+// Waited tells of the frames of data that were released since it was last called, and how long they waited in sum.
+func (c *Controller) Waited(frames int, sum time.Duration) {
+	if c.buffered || c.starting {
+		return
+	}
+	c.frames += frames
+	c.waited += sum.Seconds()
+}
+
+// slow is how many times as long a frame of data waits in lock-step as it would in an epoch at worst; 0: too little is known.
+func (c *Controller) slow() float64 {
+	least, times := enoughFrames, 2
+	if c.trying {
+		least, times = trialFrames, 1
+	}
+	if c.frames < least || c.count < times {
+		return 0
+	}
+	return c.waited / float64(c.frames) / (c.interval().Seconds() + c.mean)
 }
 
 // Look decides anew. It belongs behind each checkpoint. The decision has a reason if the mode changes.
@@ -171,25 +210,30 @@ func (c *Controller) Look(now time.Duration) Decision {
 	reason := ""
 	switch {
 	case c.buffered:
-		if in >= min(max((now-c.diverging)/part, firstTrial), lastTrial) {
+		if in >= min(max((now-c.diverging)/part, costly*c.tried, firstTrial), lastTrial) {
 			c.buffered, c.trying, c.starting = false, true, true
 		}
 	case c.starting:
 		c.starting = false
 		c.begin(now)
-	case c.trying && (n >= more*epochs+slack || in >= window && n > fewer*epochs+slack):
-		c.buffered, c.trying = true, false
+	case c.trying && (n >= more*epochs+slack || in >= window && n > fewer*epochs+slack || c.slow() > 1):
+		c.buffered, c.trying, c.tried = true, false, in
 		c.begin(now)
 	case c.trying && in >= window:
 		reason = fmt.Sprintf("output diverged %.0f times a second after %s; epochs of %s need %.0f checkpoints", n/in.Seconds(), round(now-c.diverging), c.interval(), 1/each)
-		c.trying = false
+		c.trying, c.tried = false, 0
 		c.begin(now)
 	case !c.trying && (c.last.fast(now, each) || in >= window && n >= max(more*epochs, 2)):
 		reason = fmt.Sprintf("output diverged %.0f times a second; epochs of %s need %.0f checkpoints", c.last.rate(now), c.interval(), 1/each)
 		c.buffered, c.diverging = true, now
 		c.begin(now)
+	case !c.trying && (c.count >= enoughCheckpoints && c.slow() >= clearly || in >= window && c.slow() >= more):
+		reason = fmt.Sprintf("output diverged %.0f times a second and waited %s on average; in epochs of %s it waits %s at most", n/in.Seconds(),
+			seconds(c.waited/float64(c.frames)), c.interval(), seconds(c.interval().Seconds()+c.mean))
+		c.buffered, c.diverging = true, now
+		c.begin(now)
 	case in >= window:
-		c.since, c.count = now, 0
+		c.since, c.count, c.frames, c.waited = now, 0, 0, 0
 	}
 	d := c.Decision()
 	d.Reason = reason
@@ -197,7 +241,9 @@ func (c *Controller) Look(now time.Duration) Decision {
 }
 
 // begin counts anew.
-func (c *Controller) begin(now time.Duration) { c.since, c.count, c.last = now, 0, ring{} }
+func (c *Controller) begin(now time.Duration) {
+	c.since, c.count, c.last, c.frames, c.waited = now, 0, ring{}, 0, 0
+}
 
 // late takes what an epoch was longer than its interval: a timer and a loop that are late add to a checkpoint's own time, and a
 // frame waits for all of it. More than the bound is not told apart: the interval is then the shortest anyway.
@@ -214,3 +260,7 @@ func (c *Controller) late(now time.Duration) {
 }
 
 func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecond) }
+
+func seconds(s float64) time.Duration {
+	return time.Duration(s * float64(time.Second)).Round(100 * time.Microsecond)
+}

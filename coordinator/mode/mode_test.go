@@ -282,3 +282,59 @@ func TestTrialsAreNotSeenAsAChange(t *testing.T) {
 		t.Fatalf("the trial has held: %+v", d)
 	}
 }
+
+// TestSlowSecondary: where the other guest is slow after each checkpoint, differing output waits for long and checkpoints are few;
+// epochs are better then, trials of lock-step fail, and equal output brings it back.
+func TestSlowSecondary(t *testing.T) {
+	const ckpt, slow, answers = 18 * time.Millisecond, 130 * time.Millisecond, 16
+	c := New(Config{Kind: Adaptive}, 0)
+	play := func(from, to time.Duration, divergent bool) (share float64, changes []string) {
+		buffered := c.Decision().Buffered
+		var in time.Duration
+		for now := from; now < to; {
+			d := c.Decision()
+			ran, wait := d.Interval, d.Interval/2+ckpt
+			switch {
+			case buffered:
+				in += ran + ckpt
+			case divergent:
+				ran, wait = slow, slow+ckpt
+			default:
+				wait = time.Millisecond
+				if !d.Trial {
+					ran = 500 * time.Millisecond
+				}
+			}
+			now += ran + ckpt
+			c.Checkpoint(ckpt, divergent && !buffered)
+			c.Waited(answers, answers*wait)
+			buffered = d.Buffered
+			if d := c.Look(now); d.Reason != "" {
+				changes = append(changes, now.String()+": "+d.Reason)
+			}
+		}
+		return in.Seconds() / (to - from).Seconds(), changes
+	}
+	if share, ch := play(0, time.Minute, false); share != 0 {
+		t.Errorf("equal output: %v of the time in epochs, %v", share, ch)
+	}
+	share, ch := play(time.Minute, 3*time.Minute, true)
+	if share < 0.9 || len(ch) != 1 || !strings.Contains(ch[0], "waited 148ms on average; in epochs of 25ms it waits 43ms at most") {
+		t.Errorf("divergent output: %v of the time in epochs, %v", share, ch)
+	}
+	if share, ch := play(3*time.Minute, 5*time.Minute, false); share > 0.2 || len(ch) != 1 {
+		t.Errorf("equal output again: %v of the time in epochs, %v", share, ch)
+	}
+}
+
+// TestEqualOutputOfASlowSecondary: waits alone are no reason; nor is one hiccup.
+func TestEqualOutputOfASlowSecondary(t *testing.T) {
+	c := New(Config{Kind: Adaptive}, 0)
+	for now := time.Duration(0); now < time.Minute; now += 500 * time.Millisecond {
+		c.Checkpoint(18*time.Millisecond, now == 10*time.Second)
+		c.Waited(100, 100*100*time.Millisecond)
+		if d := c.Look(now); d.Buffered {
+			t.Fatalf("in epochs at %s: %s", now, d.Reason)
+		}
+	}
+}
