@@ -56,6 +56,9 @@ var Kinds = []Kind{
 	{"redis", "redis, 1 SET to 9 GET of 100 bytes, 16 connections", 16, false, (*client).redis},
 }
 
+// Single says whether one request at a time is under way, and its time is that of the path.
+func (k Kind) Single() bool { return !k.Bulk && k.Conns == 1 }
+
 // Find finds a load by its name.
 func Find(name string) (Kind, bool) {
 	all := slices.Concat(Kinds, GuestKinds)
