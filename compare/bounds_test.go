@@ -262,3 +262,33 @@ func TestWords(t *testing.T) {
 		t.Error("kinds")
 	}
 }
+
+// TestRepetitionsAfterGigabytes: a connection that has carried more than half of the space of sequence numbers still tells what
+// it has described from what is new.
+func TestRepetitionsAfterGigabytes(t *testing.T) {
+	const size = 1 << 16
+	d, fl := NewDescriber(Config{}), dflow{}
+	at := frame.Num(1000)
+	for i := range 5 << 30 / size {
+		end := at.Add(size)
+		switch lo, hi, ok := d.fresh(&fl, at, end); {
+		case !ok || lo != at || hi != end:
+			t.Fatalf("after %d MiB: new bytes [%d, %d) are taken for [%d, %d), %v", i*size>>20, at, end, lo, hi, ok)
+		case i == 0:
+		case i%1000 == 0: // one is lost, and comes later
+			d.fresh(&fl, end.Add(size), end.Add(2*size))
+			if lo, hi, ok := d.fresh(&fl, end, end.Add(size)); !ok || lo != end || hi != end.Add(size) {
+				t.Fatalf("after %d MiB: a hole is taken for [%d, %d), %v", i*size>>20, lo, hi, ok)
+			}
+			end = end.Add(2 * size)
+		case i%100 == 0:
+			if lo, hi, ok := d.fresh(&fl, at-size, at); ok {
+				t.Fatalf("after %d MiB: a repetition is new from %d to %d", i*size>>20, lo, hi)
+			}
+		}
+		if fl.nholes > 0 {
+			t.Fatalf("after %d MiB: %d holes", i*size>>20, fl.nholes)
+		}
+		at = end
+	}
+}

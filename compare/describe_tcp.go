@@ -193,6 +193,7 @@ func (d *Describer) fresh(fl *dflow, s, end frame.Num) (lo, hi frame.Num, ok boo
 		lo = s.Max(fl.hi)
 		fl.pos = (fl.pos + uint64(end-fl.hi)) & posMask
 		fl.hi = end
+		fl.follow()
 		return lo, end, true
 	case s.Before(fl.lo):
 		hi = end.Min(fl.lo)
@@ -219,6 +220,26 @@ func (d *Describer) fresh(fl *dflow, s, end frame.Num) (lo, hi frame.Num, ok boo
 		return lo, hi, true
 	}
 	return 0, 0, false
+}
+
+// follow lets the beginning of what was described follow its end: numbers that lie half of their space (2 GiB) or more apart
+// have no order (RFC 9293, 3.4). Nothing is older than the largest window, 1 GiB (RFC 7323, 2.3).
+func (fl *dflow) follow() {
+	const window = 1 << 30
+	if fl.hi.Diff(fl.lo) <= window {
+		return
+	}
+	fl.lo = fl.hi - window
+	left := 0
+	for _, h := range fl.holes[:fl.nholes] {
+		if end := h.seq.Add(h.n); end.After(fl.lo) {
+			h.seq = h.seq.Max(fl.lo)
+			h.n = uint32(end - h.seq)
+			fl.holes[left] = h
+			left++
+		}
+	}
+	fl.nholes = left
 }
 
 func (fl *dflow) addHole(s span) bool {
