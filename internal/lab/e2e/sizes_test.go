@@ -12,7 +12,7 @@ import (
 // load, both ways. It reports what protection costs each: divergences and checkpoints a second, what a
 // checkpoint carries and how long it stops the guest.
 func TestSizes(t *testing.T) {
-	smps, memories := []int{2}, []string{"256M"}
+	smps, memories := []int{4}, []string{"256M"}
 	if long {
 		smps, memories = []int{1, 2, 4}, []string{"256M", "1G", "4G"}
 	}
