@@ -58,7 +58,7 @@ const (
 	slack = 2
 	// Waits count from so many frames of data and checkpoints that divergence caused on: a single hiccup is none. Fewer end a trial.
 	enoughFrames      = 32
-	enoughCheckpoints = 4
+	enoughCheckpoints = 3
 	trialFrames       = 4
 	// Trials are made when output has been diverging for as long as this again, in parts of the time that it has been: a load whose
 	// output is equal again is then buffered for that part of its time at most, and one that never is costs ever fewer trials.
@@ -66,7 +66,7 @@ const (
 	firstTrial = time.Second
 	lastTrial  = 30 * time.Second
 	// A trial may have taken one of so many parts of the time until the next one: where the other guest is slow it takes a while.
-	costly = 16
+	costly = 32
 	// decay is how much of the longest checkpoint so far is remembered at the next one.
 	decay = 0.98
 	// smooth is the weight of the newest checkpoint in their mean.
@@ -225,12 +225,13 @@ func (c *Controller) Look(now time.Duration) Decision {
 		c.begin(now)
 	case !c.trying && (c.last.fast(now, each) || in >= window && n >= max(more*epochs, 2)):
 		reason = fmt.Sprintf("output diverged %.0f times a second; epochs of %s need %.0f checkpoints", c.last.rate(now), c.interval(), 1/each)
-		c.buffered, c.diverging = true, now
+		c.buffered, c.diverging, c.tried = true, now, 0
 		c.begin(now)
 	case !c.trying && (c.count >= enoughCheckpoints && c.slow() >= clearly || in >= window && c.slow() >= more):
 		reason = fmt.Sprintf("output diverged %.0f times a second and waited %s on average; in epochs of %s it waits %s at most", n/in.Seconds(),
 			seconds(c.waited/float64(c.frames)), c.interval(), seconds(c.interval().Seconds()+c.mean))
 		c.buffered, c.diverging = true, now
+		c.tried = time.Duration(c.waited / float64(c.frames) * float64(time.Second)) // what a trial will take
 		c.begin(now)
 	case in >= window:
 		c.since, c.count, c.frames, c.waited = now, 0, 0, 0
