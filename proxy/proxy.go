@@ -182,7 +182,7 @@ type Proxy struct {
 	stats     Stats
 	hold      loghist.Hist  // of every frame of the guest that was released
 	agreed    loghist.Hist  // of those that both sides had said
-	waits     atomic.Uint64 // of them, frames with data
+	waits     atomic.Uint64 // frames with data among all that were released
 	waited    atomic.Int64  // what these waited in sum, ns
 	houseKeep int64
 	busyUntil int64

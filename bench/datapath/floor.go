@@ -15,28 +15,12 @@ import (
 // asleep in read(2), 64 bytes of plain TCP over the devices of the link. An answer that both guests have to give cannot be
 // released before the other node has said so.
 func (p *Pair) roundTrip(each time.Duration) (p50, p99 float64) {
-	ln := p.peer.Listen("198.51.100.2:0")
-	defer ln.Close()
-	accepted := make(chan net.Conn, 1)
-	go func() {
-		c, err := ln.Accept()
-		if err != nil {
-			c = nil
-		}
-		accepted <- c
-	}()
 	ctx, cancel := p.ctx()
 	defer cancel()
-	c, err := p.host.Dial(ctx, "tcp", ln.Addr().String())
-	p.t.Must(err)
-	defer c.Close()
-	far := <-accepted
-	if far == nil {
-		p.t.Fatalf("the link's round trip: no connection")
-	}
+	near, far := connect(ctx, p.t, p.host, p.peer)
+	defer near.Close()
 	defer far.Close()
-
-	ask, answer := p.blocking(c), p.blocking(far)
+	ask, answer := p.blocking(near), p.blocking(far)
 	defer ask.Close()
 	ended := make(chan struct{})
 	go func() {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/pprof"
+	"slices"
 	"time"
 
 	"colod/bench/load"
@@ -63,8 +64,11 @@ func Run(ctx context.Context, o Options) (*report.Result, error) {
 				}
 			}
 			p.Enter(Kernel)
-			trip50, trip99 := p.roundTrip(o.Each / 2)
-			o.Log("data-path %-10s round %d/%d p50 %4.0f us p99 %5.0f us", floor, round+1, o.Rounds, trip50, trip99)
+			var trip50, trip99 float64
+			if slices.ContainsFunc(Loads(o.Only), load.Kind.Single) {
+				trip50, trip99 = p.roundTrip(o.Each / 2)
+				o.Log("data-path %-10s round %d/%d p50 %4.0f us p99 %5.0f us", floor, round+1, o.Rounds, trip50, trip99)
+			}
 			for _, k := range Loads(o.Only) {
 				s := samples[k.Name]
 				if s[Kernel] == nil || s[Alone] == nil || s[LockStep] == nil {
