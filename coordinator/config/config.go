@@ -102,7 +102,7 @@ type Pair struct {
 	Network     Network     `yaml:"network" required:"true" doc:"How the guest reaches the network on this node."`
 	VM          VM          `yaml:"vm" required:"true" doc:"The virtual machine. What the guest sees must be the same on both nodes."`
 	Disks       []Disk      `yaml:"disks" other:"true" doc:"The guest's disks, in the order in which it sees them as virtio block devices. Layout and sizes must be the same on all nodes; paths may differ."`
-	Mode        string      `yaml:"mode" default:"lockstep" enum:"lockstep,epoch,adaptive" doc:"In lockstep, output is released when both guests agree, and divergence causes a checkpoint. In epoch, it waits for the next periodic checkpoint. With adaptive, the pair is in the one that needs fewer checkpoints at present."`
+	Mode        string      `yaml:"mode" default:"lockstep" enum:"lockstep,epoch,adaptive" doc:"In lockstep, output is released when both guests agree, and divergence causes a checkpoint. In epoch, it waits for the next periodic checkpoint. With adaptive, the pair is in the one that costs less at present, in checkpoints and in how long output waits."`
 	Epoch       Epoch       `yaml:"epoch" doc:"Periodic checkpoints, in the modes epoch and adaptive."`
 	Hold        Hold        `yaml:"hold" doc:"How long a frame may wait for agreement before a checkpoint is taken. Between the bounds it follows the measured cost of a checkpoint."`
 	Checkpoint  Checkpoint  `yaml:"checkpoint" doc:"Checkpoints."`
