@@ -50,16 +50,31 @@ type Seam interface {
 }
 
 // kernel are the devices of the host.
-type kernel struct{}
-
-func (kernel) OpenRX(dev string, o afpacket.Options) (Receiver, error) {
-	return afpacket.OpenRX(dev, o)
+type kernel struct {
+	in func(func() error) error // see Options.In
 }
-func (kernel) OpenTX(dev string) (Sender, error)    { return afpacket.OpenTX(dev) }
-func (kernel) OpenSeam(uplink string) (Seam, error) { return afpacket.OpenSeam(uplink) }
-func (kernel) Settle()                              { afpacket.Settle() }
-func (kernel) Monotonic() int64                     { return monotonic() }
-func (kernel) Realtime() int64                      { return realtime() }
+
+func (k kernel) OpenRX(dev string, o afpacket.Options) (Receiver, error) {
+	return open(k.in, func() (Receiver, error) { return afpacket.OpenRX(dev, o) })
+}
+func (k kernel) OpenTX(dev string) (Sender, error) {
+	return open(k.in, func() (Sender, error) { return afpacket.OpenTX(dev) })
+}
+func (k kernel) OpenSeam(uplink string) (Seam, error) {
+	return open(k.in, func() (Seam, error) { return afpacket.OpenSeam(uplink) })
+}
+
+func open[T any](in func(func() error) error, f func() (T, error)) (v T, err error) {
+	if in == nil {
+		return f()
+	}
+	err = in(func() (err error) { v, err = f(); return err })
+	return v, err
+}
+
+func (kernel) Settle()          { afpacket.Settle() }
+func (kernel) Monotonic() int64 { return monotonic() }
+func (kernel) Realtime() int64  { return realtime() }
 
 // Direct is a data path without a thread, for a simulation: it does something
 // only when it is called. Frames must be shorter than 2048 bytes.
@@ -98,13 +113,7 @@ func (d *Direct) Next() int64 {
 	if d.role == roleIdle || d.role == roleMuted || d.role == roleSolo && d.mode == Pass {
 		return 0
 	}
-	at := d.houseKeep
-	if d.pri != nil {
-		if t := d.pri.engine.Deadline(); t != 0 && t < at {
-			at = t
-		}
-	}
-	return max(at, 1)
+	return max(d.due(), 1)
 }
 
 // LinkBacklog says that Turn has more to read from the link.

@@ -1,7 +1,7 @@
 // Package proxy is the data path of a pair: it takes what a guest sends before
 // the network sees it, and decides, with package compare, when it may go.
 //
-// One OS thread a pair owns everything: it reads the guest's tap through a
+// One goroutine a pair (its "thread") owns everything: it reads the guest's tap through a
 // packet socket, gives frames to the pure comparison, sends what is released out
 // of the uplink, and speaks with the data path of the other node over one
 // connection. There is no hand-over between goroutines per frame. Frames keep their

@@ -49,18 +49,23 @@ func (errWouldBlock) Temporary() bool { return true }
 type transport struct {
 	net.Conn // set during the handshake only
 
-	fd  int
-	out []byte // encrypted, not yet sent
+	fd      int
+	drained bool   // the last read has taken all there was
+	out     []byte // encrypted, not yet sent
 }
 
 func (t *transport) Read(b []byte) (int, error) {
 	if t.Conn != nil {
 		return t.Conn.Read(b)
 	}
+	if t.drained {
+		return 0, errWouldBlock{} // what has come since, poll tells
+	}
 	for {
 		n, err := unix.Read(t.fd, b)
 		switch {
 		case n > 0:
+			t.drained = n < len(b)
 			return n, nil
 		case err == unix.EINTR:
 			continue
@@ -143,6 +148,8 @@ type Link struct {
 	in     []byte // plaintext, from inOff on not yet consumed
 	inOff  int
 	plain  []byte // messages written since the last flush
+	urgent bool   // of them, one that must not wait
+	since  int64  // when the first of those that may wait was left for later; 0: none was
 
 	bytesIn, bytesOut uint64
 }
@@ -334,12 +341,46 @@ func (l *Link) pending() bool { return len(l.plain) > 0 }
 // wantWrite says that the socket should be polled for writing.
 func (l *Link) wantWrite() bool { return len(l.t.out) > 0 }
 
-// flush encrypts what was written since the last flush and sends what the socket takes.
-func (l *Link) flush() error {
+// What nothing of the client's sight depends on waits up to maxLater (ns) for company: a record of its own would cost both
+// nodes a system call and the other one a wake-up, in the middle of the next answer's way. Nothing counts such messages in
+// less than the input log's 300 ms (proxy/inputlog); maxLaterBytes bounds them.
+const (
+	maxLater      = int64(20e6)
+	maxLaterBytes = 4 << 10
+)
+
+// later says whether all that was written may wait.
+func (l *Link) later(now int64) bool {
+	if l.urgent || len(l.plain) >= maxLaterBytes {
+		return false
+	}
+	if l.since == 0 {
+		l.since = now
+	}
+	return now-l.since < maxLater
+}
+
+// deadline is when flush has to be called without anything having happened; 0: never.
+func (l *Link) deadline() int64 {
+	if l.since == 0 {
+		return 0
+	}
+	return l.since + maxLater
+}
+
+// flush encrypts what was written since the last flush, unless it may wait, and sends what the socket takes.
+func (l *Link) flush(now int64) error {
+	wait := len(l.plain) > 0 && l.later(now)
+	if !wait {
+		l.urgent, l.since = false, 0
+	}
 	if l.direct != nil {
+		if wait {
+			return nil
+		}
 		return l.directFlush()
 	}
-	if len(l.plain) > 0 {
+	if len(l.plain) > 0 && !wait {
 		l.bytesOut += uint64(len(l.plain))
 		if _, err := l.tls.Write(l.plain); err != nil {
 			return fmt.Errorf("write to the net link: %w", err)
@@ -358,6 +399,7 @@ func (l *Link) fill() (more bool, err error) {
 	if l.direct != nil {
 		return l.directFill()
 	}
+	l.t.drained = false
 	for {
 		if l.inOff > 0 {
 			l.in = l.in[:copy(l.in, l.in[l.inOff:])]
@@ -407,5 +449,11 @@ func (l *Link) begin(kind byte) int {
 }
 
 func (l *Link) end(at int) {
+	l.urgent = true
+	l.endLater(at)
+}
+
+// endLater is end for a message that may wait.
+func (l *Link) endLater(at int) {
 	binary.BigEndian.PutUint32(l.plain[at:], uint32(len(l.plain)-at-4))
 }

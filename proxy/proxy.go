@@ -9,11 +9,11 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 
 	"colod/compare"
 	"colod/internal/frame"
 	"colod/internal/loghist"
+	"colod/internal/pollset"
 	"colod/proxy/afpacket"
 	"colod/proxy/front"
 )
@@ -71,8 +71,10 @@ type Options struct {
 	// Context is how many bytes of each side a divergence shows around the difference; see compare.Config.
 	Context int
 
-	// Setup, if set, runs first on the proxy's thread, for example to enter a network namespace.
-	Setup func() error
+	// In, if set, runs what opens sockets, for example in another network namespace.
+	In func(func() error) error
+	// CountCPU makes the Stats tell the processor time, which takes two system calls a turn.
+	CountCPU bool
 
 	Log zerolog.Logger
 	// SaveFront, if set, is given the connections that are rewritten from now on, for RestoreFront in a later process; nil
@@ -215,12 +217,12 @@ func Open(opt Options) (*Proxy, error) {
 	if opt.Events == nil {
 		opt.Events = func(Event) {}
 	}
-	th, err := newThread()
+	th, err := newThread(opt.CountCPU)
 	if err != nil {
 		return nil, fmt.Errorf("open proxy: %w", err)
 	}
 	p := &Proxy{
-		opt: opt, dev: kernel{}, log: opt.Log, th: th, front: front.New(),
+		opt: opt, dev: kernel{in: opt.In}, log: opt.Log, th: th, front: front.New(),
 		few:    opt.Log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
 		rxBufs: make([][]byte, rxBatch),
 		rxMeta: make([]afpacket.Meta, rxBatch),
@@ -229,11 +231,7 @@ func Open(opt Options) (*Proxy, error) {
 		p.rxBufs[i] = make([]byte, bigBuf)
 	}
 	p.addrs.init()
-	ready := make(chan error, 1)
-	go th.run(p, opt.Setup, ready)
-	if err := <-ready; err != nil {
-		return nil, fmt.Errorf("open proxy: set up its thread: %w", err)
-	}
+	go th.run(p)
 	return p, nil
 }
 
@@ -246,57 +244,62 @@ func (p *Proxy) Close() error {
 	return nil
 }
 
-// pollSet implements the thread's loop.
-func (p *Proxy) pollSet(set []unix.PollFd) ([]unix.PollFd, time.Duration) {
+// watch implements the thread's loop.
+func (p *Proxy) watch(set *pollset.Set) time.Duration {
 	for _, r := range []*rx{p.tapRX, p.upRX} {
 		if r != nil && !p.throttled() {
-			set = append(set, unix.PollFd{Fd: int32(r.FD()), Events: unix.POLLIN})
+			set.Add(r.FD(), pollset.In, r)
 		}
 	}
 	for _, q := range []*outq{p.tapTX, p.upTX} {
 		if q != nil && q.pending() {
-			set = append(set, unix.PollFd{Fd: int32(q.tx.FD()), Events: unix.POLLOUT})
+			set.Add(q.tx.FD(), pollset.Out, q)
 		}
 	}
 	if p.link != nil {
-		var ev int16
+		var ev uint32
 		if !p.linkPaused {
-			ev |= unix.POLLIN
+			ev |= pollset.In
 		}
 		if p.link.wantWrite() {
-			ev |= unix.POLLOUT
+			ev |= pollset.Out
 		}
 		if ev != 0 {
-			set = append(set, unix.PollFd{Fd: int32(p.link.t.fd), Events: ev})
+			set.Add(p.link.t.fd, ev, p.link)
 		}
 	}
 	if p.linkMore && !p.linkPaused {
-		return set, 0
+		return 0
 	}
 	now := p.dev.Monotonic()
 	if now < p.busyUntil {
-		return set, 0
+		return 0
 	}
+	return time.Duration(max(p.due()-now, 0))
+}
+
+// due is when there is something to do without a frame or message.
+func (p *Proxy) due() int64 {
 	at := p.houseKeep
 	if p.pri != nil {
 		if d := p.pri.engine.Deadline(); d != 0 && d < at {
 			at = d
 		}
 	}
-	return set, time.Duration(max(at-now, 0))
+	if p.link != nil {
+		if d := p.link.deadline(); d != 0 && d < at {
+			at = d
+		}
+	}
+	return at
 }
 
 // turn does all the work that is there.
-func (p *Proxy) turn(set []unix.PollFd) {
+func (p *Proxy) turn(set *pollset.Set) {
 	p.nowMono, p.nowReal = p.dev.Monotonic(), p.dev.Realtime()
 	// A descriptor that was not polled was opened since.
 	ready := func(fd int) bool {
-		for i := range set {
-			if int(set[i].Fd) == fd {
-				return set[i].Revents != 0
-			}
-		}
-		return true
+		return set == nil || set.Ready(fd) || !set.Has(fd)
 	}
 	worked := false
 	if p.link != nil && !p.linkPaused && (p.linkMore || ready(p.link.t.fd)) {
@@ -335,7 +338,7 @@ func (p *Proxy) flush() {
 		p.upTX.flush(p)
 	}
 	if p.link != nil {
-		if err := p.link.flush(); err != nil {
+		if err := p.link.flush(p.nowMono); err != nil {
 			p.loseLink(err)
 		}
 	}
@@ -538,6 +541,7 @@ func (p *Proxy) Stats() Stats {
 	}
 	select {
 	case s := <-ch:
+		s.Turns, s.CPU = p.th.turns.Load(), time.Duration(p.th.cpu.Load())
 		return s
 	case <-p.th.done:
 		return Stats{}
@@ -573,6 +577,8 @@ type Stats struct {
 	Budget         time.Duration
 	Rewritten      int // connections that lived through a takeover
 	Held           int // frames held now
+	Turns          uint64
+	CPU            time.Duration // of the turns, without falling asleep and waking; only with Options.CountCPU
 	// Tolerated are the uses of Options.Tolerances, in their order, in this protection; nil before the first.
 	Tolerated []compare.ToleranceStats
 }

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"colod/internal/conntest"
@@ -114,14 +113,7 @@ func (p *pair) open(i int) {
 		Pair: "test", Tap: "tap" + side, Uplink: "up" + side, MAC: p.mac, Path: pathAdapter{p.path[i]},
 		// Long enough for a busy machine: what is held longer is held for ever.
 		HoldMin: 5 * time.Second, HoldMax: 5 * time.Second,
-		Setup: func() error {
-			ns, err := netns.GetFromPath(p.host.Path())
-			if err != nil {
-				return err
-			}
-			defer ns.Close()
-			return netns.Set(ns)
-		},
+		In:        p.host.Do,
 		SaveFront: func(b []byte) { p.saved[i].Store(&b) },
 		Log:       zerolog.New(zerolog.NewTestWriter(p.t)).With().Str("side", side).Logger(),
 		Events:    p.events[i].add,

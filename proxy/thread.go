@@ -7,18 +7,25 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"colod/internal/pollset"
 )
 
 // ErrClosed is returned by every call on a closed Proxy.
 var ErrClosed = errors.New("proxy is closed")
 
-// thread is the one OS thread that owns a pair's data path, with a queue of
+// thread is the one goroutine that owns a pair's data path, with a queue of
 // calls that other goroutines want carried out on it.
 type thread struct {
+	set    *pollset.Set
 	wakefd int
+	counts bool // of the processor time that its turns take
+	turns  atomic.Uint64
+	cpu    atomic.Int64 // ns
 
 	mu     sync.Mutex
 	calls  []func()
@@ -27,12 +34,17 @@ type thread struct {
 	done chan struct{}
 }
 
-func newThread() (*thread, error) {
+func newThread(counts bool) (*thread, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	return &thread{wakefd: fd, done: make(chan struct{})}, nil
+	set, err := pollset.New()
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return &thread{set: set, wakefd: fd, counts: counts, done: make(chan struct{})}, nil
 }
 
 // post queues fn for the thread. It reports whether the thread will run it.
@@ -116,40 +128,40 @@ func (t *thread) isClosed() bool {
 	return t.closed
 }
 
-// run locks the goroutine to its thread and turns the loop until close. Each
-// turn gets the descriptors that are ready.
+// run turns the loop until close.
 func (t *thread) run(loop interface {
-	// pollSet returns what to wait for and for how long (0: not at all; below 0: for ever).
-	pollSet(set []unix.PollFd) ([]unix.PollFd, time.Duration)
-	turn(set []unix.PollFd)
+	// watch adds what to wait for, and says for how long (0: not at all).
+	watch(set *pollset.Set) time.Duration
+	// turn does the work that is there; what the set has looked at and not found ready need not be asked.
+	turn(set *pollset.Set)
 	stop()
-}, setup func() error, ready chan<- error) {
-	// Not unlocked: a thread that changed its namespace must end with its goroutine.
-	runtime.LockOSThread()
+}) {
 	defer close(t.done)
-	if setup != nil {
-		if err := setup(); err != nil {
-			unix.Close(t.wakefd)
-			ready <- err
-			return
-		}
-	}
-	ready <- nil
-	var set []unix.PollFd
+	set := t.set
+	defer set.Close()
 	for {
-		set = append(set[:0], unix.PollFd{Fd: int32(t.wakefd), Events: unix.POLLIN})
-		var wait time.Duration
-		set, wait = loop.pollSet(set)
-		if err := poll(set, wait); err != nil {
-			panic(fmt.Sprintf("proxy: poll %v: %v", set, err)) // a descriptor of ours is bad: a bug
+		set.Clear()
+		set.Add(t.wakefd, pollset.In, t)
+		if err := set.Wait(loop.watch(set)); err != nil {
+			panic(fmt.Sprintf("proxy: %v", err)) // a descriptor of ours is bad: a bug
 		}
-		if set[0].Revents != 0 {
+		var began time.Duration
+		if t.counts {
+			runtime.LockOSThread() // the clock is that of one thread
+			began = threadTime()
+		}
+		if set.Ready(t.wakefd) {
 			t.runCalls()
 		}
 		if t.isClosed() {
 			break
 		}
-		loop.turn(set[1:])
+		loop.turn(set)
+		t.turns.Add(1)
+		if t.counts {
+			t.cpu.Add(int64(threadTime() - began))
+			runtime.UnlockOSThread()
+		}
 	}
 	loop.stop()
 	t.mu.Lock()
@@ -160,20 +172,13 @@ func (t *thread) run(loop interface {
 	unix.Close(t.wakefd)
 }
 
-func poll(set []unix.PollFd, wait time.Duration) error {
-	var ts *unix.Timespec
-	if wait >= 0 {
-		t := unix.NsecToTimespec(int64(wait))
-		ts = &t
+// threadTime is the processor time that the calling thread has used.
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		panic(fmt.Sprintf("proxy: clock_gettime: %v", err)) // every Linux has this clock
 	}
-	_, err := unix.Ppoll(set, ts, nil)
-	if err == unix.EINTR {
-		for i := range set {
-			set[i].Revents = 0
-		}
-		return nil
-	}
-	return err
+	return time.Duration(ts.Nano())
 }
 
 // started is the origin of monotonic.

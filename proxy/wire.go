@@ -125,14 +125,16 @@ func (l *Link) engineMessage(m *compare.Message) {
 			b = be.AppendUint32(b, uint32(w.Seq))
 			b = be.AppendUint32(b, uint32(w.Ack))
 			b = be.AppendUint32(b, w.TSVal)
-			b = append(b, flagBits(w.Known))
-		} else {
-			b = be.AppendUint64(b, w.Next)
-			b = be.AppendUint64(b, w.From)
-			b = be.AppendUint64(b, w.Mask)
+			l.plain = append(b, flagBits(w.Known))
+			// After a loss of this node the other one counts all that it has logged as acknowledged, and repeats
+			// what it does not know to be released, as TCP may.
+			l.endLater(at)
+			return
 		}
-		l.plain = b
-		l.end(at)
+		b = be.AppendUint64(b, w.Next)
+		b = be.AppendUint64(b, w.From)
+		l.plain = be.AppendUint64(b, w.Mask)
+		l.end(at) // a datagram would be said twice
 	}
 }
 

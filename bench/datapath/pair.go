@@ -6,25 +6,19 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
-	"sync"
 	"time"
 
-	"github.com/rs/zerolog"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"colod/bench/load"
 	"colod/bench/rig"
 	"colod/internal/conntest"
-	"colod/internal/frame"
 	"colod/internal/netnstest"
 	"colod/netfilter"
 	"colod/proxy"
@@ -59,18 +53,14 @@ type Pair struct {
 	t                  *rig.TB
 	client, host, peer *netnstest.NS
 	guest              [2]*netnstest.NS
-	proxy              [2]*proxy.Proxy
-	tid                [2]int
+	node               [2]*remote
 	servers            [2][]*exec.Cmd
-	conf               *tls.Config
 	epoch              uint64
 	mode               Mode
 	soloed             bool
 	congestion         string
 
-	mu     sync.Mutex
-	faults []string
-	fault  chan struct{} // gets a value when faults grows
+	fault chan struct{} // gets a value at a fault of a data path
 }
 
 type pathAdapter struct{ p *netfilter.Path }
@@ -87,49 +77,28 @@ func New(t *rig.TB, o Options) *Pair {
 	netnstest.Veth(p.host, "rep", p.peer, "rep")
 	p.host.Addr("rep", "198.51.100.1/24")
 	p.peer.Addr("rep", "198.51.100.2/24")
-	p.conf = conntest.TLS(t)
-	mac, _ := net.ParseMAC(guestMAC)
+	keys := conntest.NewKeys(t)
 	neighbour(t, p.client, "eth0", guestIP, guestMAC)
 	set(t, p.client, "ipv4/ip_local_port_range", "1024 65535")
 	set(t, p.client, "ipv4/tcp_tw_reuse", "1")
 	set(t, p.client, "ipv4/tcp_no_metrics_save", "1")
-	for i := range p.proxy {
+	for i := range p.node {
 		side := string(rune('a' + i))
 		p.guest[i] = netnstest.New(t, "guest-"+side)
 		set(t, p.guest[i], "ipv4/tcp_no_metrics_save", "1") // one round must not change the next
 		set(t, p.guest[i], "ipv4/tcp_max_tw_buckets", "200000")
-		var path *netfilter.Path
-		dir := t.TempDir()
-		p.host.Must(func() (err error) {
-			path, err = netfilter.Open(netfilter.Config{Bridge: "br0", Tap: "tap" + side, Uplink: "up" + side, Owner: "bench-" + side, Dir: dir})
-			return err
-		})
-		t.Cleanup(func() {
-			if err := p.host.Do(path.Remove); err != nil {
-				t.Errorf("remove the path of %s: %v", side, err)
-			}
-		})
+		var args []string
+		if o.Profile != "" && i == 0 {
+			args = []string{"-cpuprofile", o.Profile}
+		}
+		p.node[i] = start(t, p.host, args...)
+		ctx, cancel := p.ctx()
+		p.node[i].must(ctx, "Open", Settings{Side: side, Dir: t.TempDir(), Peer: p.peer.Path(), Keys: keys}, nil)
+		cancel()
+		go p.faults(p.node[i])
 		netnstest.NewVM(p.host, p.guest[i], netnstest.VMConfig{Tap: "tap" + side, MAC: guestMAC, Addrs: []string{guestIP + "/24"}})
 		// What a copied state would bring along: the second guest's questions for its neighbours stay unanswered.
 		neighbour(t, p.guest[i], netnstest.GuestDevice, "192.0.2.1", p.client.Device("eth0").Attrs().HardwareAddr.String())
-		var err error
-		p.proxy[i], err = proxy.Open(proxy.Options{
-			Pair: "bench", Tap: "tap" + side, Uplink: "up" + side, MAC: mac, Path: pathAdapter{path}, HoldMin: hold, HoldMax: hold,
-			Setup: func() error {
-				p.tid[i] = unix.Gettid()
-				ns, err := netns.GetFromPath(p.host.Path())
-				if err != nil {
-					return err
-				}
-				defer ns.Close()
-				return netns.Set(ns)
-			},
-			Log:    zerolog.Nop(),
-			Events: func(e proxy.Event) { p.event(side, e) },
-		})
-		t.Must(err)
-		px := p.proxy[i]
-		t.Cleanup(func() { px.Close() })
 		p.serve(i)
 	}
 	return p
@@ -184,46 +153,30 @@ func (p *Pair) serve(i int) {
 	}
 }
 
-// event notes what spoils a measurement. It runs on a proxy's thread.
-func (p *Pair) event(side string, e proxy.Event) {
-	var text string
-	switch e := e.(type) {
-	case proxy.Diverged:
-		if e.Key.Kind == frame.KindND || e.Key.Kind == frame.KindGroup || e.Key.Kind == frame.KindARP {
-			return // the stand-ins' kernels do not start in the same instant
+// faults tells of a data path's faults until its process ends.
+func (p *Pair) faults(r *remote) {
+	for n := 0; r.call(context.Background(), "Wait", n, &n) == nil; {
+		select {
+		case p.fault <- struct{}{}:
+		default:
 		}
-		text = fmt.Sprintf("the guests differ: %s in %s: %s", e.Reason, e.Key, e.Detail)
-	case proxy.OutputLost:
-		text = fmt.Sprintf("%d frames of guest %s were lost", e.Frames, side)
-	case proxy.InputLost:
-		text = fmt.Sprintf("%d frames of input were not mirrored", e.Frames)
-	case proxy.LinkLost:
-		if errors.Is(e.Err, net.ErrClosed) || errors.Is(e.Err, io.EOF) {
-			return // a change of mode
-		}
-		text = fmt.Sprintf("link of %s lost: %v", side, e.Err)
-	default:
-		return
-	}
-	p.mu.Lock()
-	p.faults = append(p.faults, text)
-	p.mu.Unlock()
-	select {
-	case p.fault <- struct{}{}:
-	default:
 	}
 }
 
-func (p *Pair) takeFaults() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	f := p.faults
-	p.faults = nil
+// takeFaults returns what has spoilt measurements since the last call.
+func (p *Pair) takeFaults() (all []string) {
+	ctx, cancel := p.ctx()
+	defer cancel()
+	for _, r := range p.node {
+		var texts []string
+		r.must(ctx, "Faults", None{}, &texts)
+		all = append(all, texts...)
+	}
 	select {
 	case <-p.fault:
 	default:
 	}
-	return f
+	return all
 }
 
 func (p *Pair) ctx() (context.Context, context.CancelFunc) {
@@ -234,38 +187,48 @@ func (p *Pair) ctx() (context.Context, context.CancelFunc) {
 func (p *Pair) Enter(m Mode) {
 	ctx, cancel := p.ctx()
 	defer cancel()
+	a, b := p.node[0], p.node[1]
 	if p.soloed && p.mode != Kernel {
-		p.t.Must(p.proxy[0].GoSolo(ctx))
+		a.must(ctx, "GoSolo", None{}, nil)
 	} else if !p.soloed {
-		p.t.Must(p.proxy[0].Solo(ctx))
+		a.must(ctx, "Solo", None{}, nil)
 		p.soloed = true
 	}
 	p.mode = Kernel
 	if m == Kernel {
 		// The proxy hands over to the kernel some time after it has lost its peer.
-		for p.proxy[0].Stats().Mode != proxy.Pass.String() {
+		for {
+			mode := a.stats(ctx).Mode
+			if mode == proxy.Pass.String() {
+				break
+			}
 			if ctx.Err() != nil {
-				p.t.Fatalf("the kernel does not carry the traffic: the mode is %s", p.proxy[0].Stats().Mode)
+				p.t.Fatalf("the kernel does not carry the traffic: the mode is %s", mode)
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
 		p.quiet()
 		return
 	}
-	a, b := Link(ctx, p.t, p.host, p.peer, p.conf)
-	s := proxy.Session{TapFD: -1}
+	var addr string
+	b.must(ctx, "Listen", None{}, &addr)
+	accepted := make(chan error, 1)
+	go func() { accepted <- b.call(ctx, "Accept", None{}, nil) }()
+	a.must(ctx, "Dial", addr, nil)
+	p.t.Must(<-accepted)
+	var s Session
 	rand.Read(s.Key[:])
-	p.t.Must(p.proxy[1].StartSecondary(ctx, b, s))
-	p.t.Must(p.proxy[0].StartPrimary(ctx, a, s))
+	b.must(ctx, "StartSecondary", s, nil)
+	a.must(ctx, "StartPrimary", s, nil)
 	p.mode = m
 	if m == LockStep {
 		p.epoch++
-		p.t.Must(p.proxy[0].BeginCheckpoint(ctx, p.epoch))
+		a.must(ctx, "BeginCheckpoint", Moment{N: p.epoch}, nil)
 		now := time.Now()
-		p.proxy[1].SecondaryStopped(now)
-		p.proxy[0].Stopped(p.epoch, now)
-		p.proxy[1].SecondaryResumed(time.Now())
-		p.t.Must(p.proxy[0].EndCheckpoint(ctx, p.epoch, time.Now()))
+		b.must(ctx, "SecondaryStopped", Moment{At: now}, nil)
+		a.must(ctx, "Stopped", Moment{N: p.epoch, At: now}, nil)
+		b.must(ctx, "SecondaryResumed", Moment{At: time.Now()}, nil)
+		a.must(ctx, "EndCheckpoint", Moment{N: p.epoch, At: time.Now()}, nil)
 	}
 	p.quiet()
 }
@@ -279,8 +242,8 @@ func (p *Pair) quiet() {
 // Sample is one load's outcome with what it cost.
 type Sample struct {
 	load.Outcome
-	A, B     time.Duration // CPU of the proxies' threads
-	Stands   time.Duration // of this process beside them: the stand-ins for QEMU
+	A, B     time.Duration // CPU of the data paths' processes
+	Stands   time.Duration // of this process: the stand-ins for QEMU
 	Server   [2]time.Duration
 	StatsA   proxy.Stats // of this load; gauges are those of its end
 	LinkWire uint64      // bytes on the link's device, both directions, all headers
@@ -297,8 +260,8 @@ func (p *Pair) Load(kind string, each time.Duration) (Sample, error) {
 	var out, text bytes.Buffer
 	c.Stdout, c.Stderr = &out, &text
 	var s Sample
-	before := p.proxy[0].Stats()
-	a, b := rig.ThreadCPU(p.tid[0]), rig.ThreadCPU(p.tid[1])
+	before := p.node[0].stats(ctx)
+	a, b := p.node[0].used(), p.node[1].used()
 	self0, servers := p.own()
 	wire := p.wire()
 	p.t.Must(p.client.Start(c))
@@ -314,14 +277,14 @@ func (p *Pair) Load(kind string, each time.Duration) (Sample, error) {
 			err = <-ended
 		}
 	}
-	s.A, s.B = rig.ThreadCPU(p.tid[0])-a, rig.ThreadCPU(p.tid[1])-b
+	s.A, s.B = p.node[0].used()-a, p.node[1].used()-b
 	own, after := p.own()
-	s.Stands = own - self0 - s.A - s.B
+	s.Stands = own - self0
 	for i := range s.Server {
 		s.Server[i] = after[i] - servers[i]
 	}
 	s.LinkWire = p.wire() - wire
-	s.StatsA = sub(p.proxy[0].Stats(), before)
+	s.StatsA = sub(p.node[0].stats(context.WithoutCancel(ctx)), before)
 	if f := p.takeFaults(); len(f) > 0 {
 		return s, fmt.Errorf("%s in mode %s: %s", kind, p.mode, f[0])
 	}

@@ -3,9 +3,7 @@ package datapath
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
-	"runtime/pprof"
 	"slices"
 	"time"
 
@@ -19,7 +17,7 @@ type Options struct {
 	Rounds  int
 	Each    time.Duration // of one load in one mode
 	Only    string        // name of one load
-	Profile string        // file for a CPU profile of this process, in which the proxies run
+	Profile string        // file for a CPU profile of the data path that is the primary
 	// Congestion is the congestion control of client and guests; default cubic, that of most distributions.
 	Congestion string
 	Log        func(format string, args ...any)
@@ -41,12 +39,6 @@ func Run(ctx context.Context, o Options) (*report.Result, error) {
 	sheets := map[string]*report.Sheet{}
 	void := map[string]int{}
 	err := rig.Run(ctx, "data-path", o.Log, func(t *rig.TB) {
-		if o.Profile != "" {
-			f, err := os.Create(o.Profile)
-			t.Must(err)
-			t.Must(pprof.StartCPUProfile(f))
-			t.Cleanup(func() { pprof.StopCPUProfile(); f.Close() })
-		}
 		p := New(t, o)
 		for round := range o.Rounds {
 			samples := map[string]*[3]*Sample{}

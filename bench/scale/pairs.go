@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"colod/bench/datapath"
@@ -38,7 +36,7 @@ const (
 type node struct {
 	t            *rig.TB
 	client, host *netnstest.NS
-	tids         []int
+	paths        []*proxy.Proxy
 	guests       [][4]byte
 	diverged     atomic.Int64
 	why          atomic.Pointer[string]
@@ -112,24 +110,15 @@ func newNode(t *rig.TB, n int) *node {
 // open opens the data path of side k of pair i.
 func (x *node) open(i, k int, path *netfilter.Path) *proxy.Proxy {
 	side := fmt.Sprintf("%c%d", 'a'+k, i)
-	tid := len(x.tids)
-	x.tids = append(x.tids, 0)
 	p, err := proxy.Open(proxy.Options{
 		Pair: "scale", Tap: "tap" + side, Uplink: "up" + side, MAC: net.HardwareAddr{0x52, 0x54, 0, 0xc0, byte(i), 0x0d}, Path: pathMode{path},
 		HoldMin: hold, HoldMax: hold,
-		Setup: func() error {
-			x.tids[tid] = unix.Gettid()
-			ns, err := netns.GetFromPath(x.host.Path())
-			if err != nil {
-				return err
-			}
-			defer ns.Close()
-			return netns.Set(ns)
-		},
+		In: x.host.Do, CountCPU: true,
 		Log: zerolog.Nop(), Events: x.event,
 	})
 	x.t.Must(err)
 	x.t.Cleanup(func() { p.Close() })
+	x.paths = append(x.paths, p)
 	return p
 }
 
@@ -178,21 +167,13 @@ func (x *node) watch(each time.Duration, busy bool) nodeSample {
 	return s
 }
 
-// used is the threads' processor time and how often they went to sleep of themselves.
-func (x *node) used() (cpu time.Duration, wakes int64, at time.Time) {
-	for _, tid := range x.tids {
-		cpu += rig.ThreadCPU(tid)
-		b, err := os.ReadFile(filepath.Join("/proc/self/task", strconv.Itoa(tid), "status"))
-		x.t.Must(err)
-		for line := range strings.Lines(string(b)) {
-			if v, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
-				n, err := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
-				x.t.Must(err)
-				wakes += n
-			}
-		}
+// used is the processor time that the data paths' turns took, and how many turns there were.
+func (x *node) used() (cpu time.Duration, turns int64, at time.Time) {
+	for _, p := range x.paths {
+		s := p.Stats()
+		cpu, turns = cpu+s.CPU, turns+int64(s.Turns)
 	}
-	return cpu, wakes, time.Now()
+	return cpu, turns, time.Now()
 }
 
 // echo sends echo requests to all guests until it is stopped; replies counts those that have come since the last call.

@@ -12,9 +12,9 @@
 // for the other one's death; if that one died meanwhile, it is found within one
 // timeout of the awakening.
 //
-// All of it is done by one thread of the operating system, which asks for the
-// real-time policy SCHED_RR, waits in ppoll(2) and allocates next to nothing,
-// so that busy virtual CPUs and garbage collection do not delay it. What it
+// All of it is done by one goroutine, which allocates next to nothing, on
+// threads that ask for the real-time policy SCHED_RR (all of a process of its
+// own, or one), so that busy virtual CPUs and garbage collection do not delay it. What it
 // decides is in a pure core (state.go), which is given the times.
 //
 // Packets are authenticated with keys that both sides take from a TLS

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"colod/internal/pollset"
 )
 
 const (
@@ -39,7 +41,7 @@ type loop struct {
 	buf    [packetLen + 1]byte
 	out    [packetLen]byte
 	events []Event
-	set    []unix.PollFd
+	set    *pollset.Set
 }
 
 // socket is one of this node's paths.
@@ -84,8 +86,10 @@ type recvKey struct {
 func (l *loop) now() time.Duration { return time.Since(l.t.start) }
 
 func (t *thread) run(setup func() error, ready chan<- error) {
-	// Not unlocked: the thread's priority, and its namespace, end with it.
-	runtime.LockOSThread()
+	if !t.own {
+		// Not unlocked: the thread's priority, and its namespace, end with it.
+		runtime.LockOSThread()
+	}
 	defer close(t.done)
 	defer t.ended()
 	l := &loop{t: t, wakefd: t.wakefd, peers: map[string]*remote{}, keys: map[uint64]*recvKey{}}
@@ -109,6 +113,10 @@ func (l *loop) open(setup func() error) error {
 			return fmt.Errorf("set up the thread: %w", err)
 		}
 	}
+	var err error
+	if l.set, err = pollset.New(); err != nil {
+		return err
+	}
 	for i, a := range l.t.Listen {
 		so := socket{fd: -1, local: a, v6: a.Addr().Is6()}
 		err := so.open()
@@ -125,6 +133,9 @@ func (l *loop) close() {
 		if so.fd >= 0 {
 			unix.Close(so.fd)
 		}
+	}
+	if l.set != nil {
+		l.set.Close()
 	}
 }
 
@@ -198,22 +209,27 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 // turn is the thread's loop.
 func (l *loop) turn() {
 	for {
-		l.set = append(l.set[:0], unix.PollFd{Fd: int32(l.wakefd), Events: unix.POLLIN})
-		for _, so := range l.socks {
-			l.set = append(l.set, unix.PollFd{Fd: int32(so.fd), Events: unix.POLLIN}) // below 0: ignored (poll(2))
+		l.set.Clear()
+		l.set.Add(l.wakefd, pollset.In, l)
+		for i := range l.socks {
+			if so := &l.socks[i]; so.fd >= 0 {
+				l.set.Add(so.fd, pollset.In, so)
+			}
 		}
 		at := l.deadline()
-		l.wait(at)
+		if err := l.set.Wait(max(at-l.now(), 0)); err != nil {
+			panic(fmt.Sprintf("heartbeat: %v", err)) // a descriptor of ours is bad: a bug
+		}
 		now := l.now()
 		l.stats.Turns++
 		if at < now {
 			l.late(now - at)
 		}
-		if l.set[0].Revents != 0 && !l.runCalls() {
+		if l.set.Ready(l.wakefd) && !l.runCalls() {
 			return
 		}
 		for i := range l.socks {
-			if l.set[1+i].Revents != 0 {
+			if l.socks[i].fd >= 0 && l.set.Ready(l.socks[i].fd) {
 				l.read(i)
 			}
 		}
@@ -279,18 +295,6 @@ func (l *loop) deadline() time.Duration {
 		}
 	}
 	return at
-}
-
-func (l *loop) wait(at time.Duration) {
-	ts := unix.NsecToTimespec(int64(max(at-l.now(), 0)))
-	if _, err := unix.Ppoll(l.set, &ts, nil); err != nil {
-		for i := range l.set {
-			l.set[i].Revents = 0
-		}
-		if !errors.Is(err, unix.EINTR) {
-			panic(fmt.Sprintf("heartbeat: ppoll %v: %v", l.set, err)) // a descriptor of ours is bad: a bug
-		}
-	}
 }
 
 // runCalls carries out what was posted; false at the service's end.

@@ -429,6 +429,7 @@ func ProcessMain() error {
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(memoryLimit)
 	runtime.GOMAXPROCS(runtime.NumCPU() + priority.Spare)
+	priority.Calm()
 	file := os.NewFile(processFD, "heartbeat")
 	c, err := net.FileConn(file)
 	if err != nil {
@@ -450,7 +451,7 @@ func ProcessMain() error {
 	}
 	events := newEventQueue(func(e Event) { _ = send(conn, &answer{Ev: toWire(e)}) }) // its reader sees the end too
 	defer events.close()
-	t, err := startThread(*first.Set, nil, events.put)
+	t, err := startThread(*first.Set, true, nil, events.put)
 	if err != nil {
 		return send(conn, &answer{Err: err.Error()})
 	}

@@ -97,7 +97,7 @@ func New(opt Options) (*Service, error) {
 	if len(opt.Command) > 0 {
 		s.backend, err = startProcess(opt.Command, set, s.queue.put)
 	} else {
-		s.backend, err = startThread(set, opt.Setup, s.queue.put)
+		s.backend, err = startThread(set, false, opt.Setup, s.queue.put)
 	}
 	if err != nil {
 		s.queue.close()

@@ -22,6 +22,7 @@ type settings struct {
 // thread is the side of the service that others call.
 type thread struct {
 	settings
+	own   bool // the process is there for it alone
 	emit  func(Event)
 	start time.Time
 	is    info
@@ -34,12 +35,13 @@ type thread struct {
 	done chan struct{} // the thread has ended
 }
 
-func startThread(set settings, setup func() error, emit func(Event)) (*thread, error) {
+// startThread starts the thread; own says that this process is there for it alone, so that any of its threads may carry it.
+func startThread(set settings, own bool, setup func() error, emit func(Event)) (*thread, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	t := &thread{settings: set, emit: emit, start: time.Now(), wakefd: fd, done: make(chan struct{})}
+	t := &thread{settings: set, own: own, emit: emit, start: time.Now(), wakefd: fd, done: make(chan struct{})}
 	ready := make(chan error, 1)
 	go t.run(setup, ready)
 	if err := <-ready; err != nil {

@@ -4,6 +4,8 @@ package conntest
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -34,7 +36,23 @@ func Loopback(t testing.TB) (a, b net.Conn) {
 // two days.
 func TLS(t testing.TB) *tls.Config {
 	t.Helper()
-	const name, validity = "node", 48 * time.Hour
+	conf, err := NewKeys(t).Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conf
+}
+
+// name is what the certificate names.
+const name = "node"
+
+// Keys are what TLS makes a configuration of, for another process.
+type Keys struct{ CA, Cert, Key []byte } // PEM
+
+// NewKeys makes keys.
+func NewKeys(t testing.TB) Keys {
+	t.Helper()
+	const validity = 48 * time.Hour
 	ca, err := certs.NewAuthority("test", validity)
 	if err != nil {
 		t.Fatal(err)
@@ -43,14 +61,21 @@ func TLS(t testing.TB) *tls.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := tls.X509KeyPair(node.CertPEM, node.KeyPEM)
+	return Keys{CA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Cert.Raw}), Cert: node.CertPEM, Key: node.KeyPEM}
+}
+
+// Config is the configuration, for either end.
+func (k Keys) Config() (*tls.Config, error) {
+	cert, err := tls.X509KeyPair(k.Cert, k.Key)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	pool := x509.NewCertPool()
-	pool.AddCert(ca.Cert)
+	if !pool.AppendCertsFromPEM(k.CA) {
+		return nil, errors.New("no certificate of an authority")
+	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, ServerName: name, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
 		Certificates: []tls.Certificate{cert},
-	}
+	}, nil
 }

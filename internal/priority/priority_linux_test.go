@@ -64,3 +64,15 @@ func TestRaise(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The goroutine that Calm makes must be interrupted like any other: the runtime stops all of them to collect garbage.
+func TestCalm(t *testing.T) {
+	threads := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(threads)
+	runtime.GOMAXPROCS(runtime.NumCPU() + Spare)
+	Calm()
+	Calm() // does not make another one
+	for range 20 {
+		runtime.GC()
+	}
+}

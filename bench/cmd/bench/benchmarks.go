@@ -48,7 +48,7 @@ var dataPath = rig.Benchmark{
 		return one(datapath.Run(ctx, datapath.Options{Rounds: o.RoundsOr(7, 1), Each: o.EachOr(2*time.Second, 300*time.Millisecond), Only: o.Case, Profile: o.Profile,
 			Congestion: o.Congestion, Log: o.Log}))
 	},
-	Parts: map[string]func([]string, io.Writer) int{"load": load.Main},
+	Parts: map[string]func([]string, io.Writer) int{"load": load.Main, "datapath-node": datapath.NodeMain},
 }
 
 var linkUse = rig.Benchmark{
