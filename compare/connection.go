@@ -194,9 +194,11 @@ func (e *Engine) releaseSYN(now int64, fl *flow, f *Frame, why Why) {
 	}
 	if p.Len() == 0 && p.Flags&frame.FIN == 0 {
 		e.whole(now, f, why)
+		e.out.Releases[len(e.out.Releases)-1].Flow = fl.sid
 		return
 	}
 	r := e.newRelease(why)
+	r.Flow = fl.sid
 	r.HeadLen = p.Cut(r.Head[:], f.Buf, 0, 0)
 	r.Head[p.L4+13] &^= frame.FIN | frame.PSH
 	r.F, r.Last, r.Held = f, true, now-f.link.arrived

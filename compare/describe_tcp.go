@@ -348,14 +348,26 @@ func (d *Describer) Input(_ int64, p *frame.Parsed) {
 		// covered it, and the guests have the same.
 		d.mapTo(fl, &Announce{Seq: fl.iss, HasTS: fl.hasTS, TSVal: fl.synTS})
 	}
-	if fl.born && !fl.mapped || fl.unaOK && p.Ack.AtMost(fl.una) {
+	d.acknowledged(fl, p.Ack)
+}
+
+// Forget says that nothing before end will be asked for of the stream with this number of the describer's (Release.Flow).
+func (d *Describer) Forget(flow uint32, end frame.Num) {
+	if fl := d.flowByID(flow); fl != nil {
+		d.acknowledged(fl, end)
+	}
+}
+
+// acknowledged frees what lies before una.
+func (d *Describer) acknowledged(fl *dflow, una frame.Num) {
+	if fl.born && !fl.mapped || fl.unaOK && una.AtMost(fl.una) {
 		return
 	}
-	if fl.known && p.Ack.After(fl.hi+1) || fl.mapped && !fl.known && p.Ack.After(fl.iss.Add(fl.seqOff+1)) ||
-		!fl.known && !fl.mapped && p.Ack.After(fl.nxt+1) {
+	if fl.known && una.After(fl.hi+1) || fl.mapped && !fl.known && una.After(fl.iss.Add(fl.seqOff+1)) ||
+		!fl.known && !fl.mapped && una.After(fl.nxt+1) {
 		return // of bytes that it cannot have; the 1 is the FIN's, or a keepalive probe's
 	}
-	fl.una, fl.unaOK = p.Ack, true
+	fl.una, fl.unaOK = una, true
 	for fl.kept.len() > 0 {
 		f := *fl.kept.at(0)
 		if f.link.end.After(fl.una) {

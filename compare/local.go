@@ -35,6 +35,31 @@ func (e *Engine) stepLocal(now int64, fl *flow, pc *piece, h frame.Num) bool {
 	return true
 }
 
+// same says that the secondary's bytes are here for all of b, which begins at seq, and are b; n is how many pieces end with it.
+func (t *tcpState) same(seq frame.Num, b []byte) (n int, same bool) {
+	for i := 0; len(b) > 0; i++ {
+		if i == t.pieces.len() {
+			return 0, false
+		}
+		pc := t.pieces.at(i)
+		end := pc.end()
+		if !end.AtMost(seq) {
+			if pc.twin == nil || pc.seq.After(seq) {
+				return 0, false
+			}
+			k := min(int(end-seq), len(b))
+			if !bytes.Equal(b[:k], pc.twin.Buf[int(pc.pos)+int(seq-pc.seq):][:k]) {
+				return 0, false
+			}
+			seq, b = seq.Add(uint32(k)), b[k:]
+		}
+		if end.AtMost(seq) {
+			n = i + 1
+		}
+	}
+	return n, true
+}
+
 // holds says that the held payload from seq on, which must be long enough, is b.
 func holds(t *tcpState, seq frame.Num, b []byte) bool {
 	for i := range t.held.len() {

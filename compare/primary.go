@@ -135,19 +135,28 @@ func (e *Engine) primaryData(now int64, fl *flow, f *Frame) {
 	e.advance(now, fl)
 }
 
-// exact releases f at once when the secondary has described just its range; end is that of f, whose start is the
-// agreed position, and nothing is held. Most data takes this way. False means that f is as it was.
+// exact releases f at once when the secondary has described just its range or, where its bytes are here, all of it; end is
+// that of f, whose start is the agreed position, and nothing is held. Most data takes this way. False means that f is as it
+// was.
 func (e *Engine) exact(now int64, fl *flow, f *Frame, end frame.Num) bool {
 	t, p := &fl.t, &f.P
 	if t.pieces.len() == 0 || p.Flags&frame.FIN != 0 || !t.s.ok || t.syn != nil || fl.broken == e.round {
 		return false
 	}
-	pc := t.pieces.at(0)
-	if pc.seq != p.Seq || pc.end() != end || !e.matches(pc, f.Buf[p.Payload:p.End]) {
-		return false
+	if pc := t.pieces.at(0); pc.twin != nil {
+		n, same := t.same(p.Seq, f.Buf[p.Payload:p.End])
+		if !same {
+			return false
+		}
+		t.pieces.drop(n)
+		e.npieces -= n
+	} else {
+		if pc.seq != p.Seq || pc.end() != end || !e.matches(pc, f.Buf[p.Payload:p.End]) {
+			return false
+		}
+		e.popPiece(t)
 	}
 	t.v = end
-	e.popPiece(t)
 	e.segment(now, fl, f, p.Seq, end, true, true, WhyAgreed)
 	e.swait.rest(fl)
 	if t.rst != nil {

@@ -12,7 +12,7 @@ func (e *Engine) newRelease(why Why) *Release {
 	}
 	e.out.Releases = rs
 	r := &rs[len(rs)-1]
-	r.F, r.Payload, r.HeadLen, r.Last, r.Reason, r.Held = nil, [2]int{}, 0, false, why, 0
+	r.F, r.Payload, r.HeadLen, r.Last, r.Reason, r.Flow, r.Held = nil, [2]int{}, 0, false, why, 0, 0
 	return r
 }
 
@@ -54,7 +54,7 @@ func (e *Engine) segment(now int64, fl *flow, f *Frame, from, to frame.Num, last
 	e.stamp(fl, p, &h)
 	p.SetHeader(f.Buf, h)
 	r := e.newRelease(why)
-	r.F, r.Last, r.Held = f, last, now-f.link.arrived
+	r.F, r.Last, r.Flow, r.Held = f, last, fl.sid, now-f.link.arrived
 	fin := p.Flags & frame.FIN
 	end := p.SegEnd()
 	a, b := int(from-p.Seq), int(to-p.Seq)
@@ -121,6 +121,7 @@ func (e *Engine) stamped(now int64, fl *flow, f *Frame, why Why) {
 	e.stamp(fl, p, &h)
 	p.SetHeader(f.Buf, h)
 	e.whole(now, f, why)
+	e.out.Releases[len(e.out.Releases)-1].Flow = fl.sid
 }
 
 // pure releases the acknowledgement f now, lowered to what both sides stand for, and ends the loan.

@@ -86,7 +86,8 @@ type Release struct {
 	HeadLen int
 	Last    bool // F goes back to the pool once this is sent
 	Reason  Why
-	Held    int64 // ns that the frame waited
+	Flow    uint32 // the describer's number of the stream that this is of; 0: none
+	Held    int64  // ns that the frame waited
 	Head    [frame.MaxHead]byte
 }
 

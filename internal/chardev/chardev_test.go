@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
@@ -300,5 +301,39 @@ func TestKeep(t *testing.T) {
 	r.send(0, b)
 	if got := r.get(3); string(got) != doCheckpoint {
 		t.Fatalf("notice %q", got)
+	}
+}
+
+// TestForgets: of connections that say next to nothing, too, the newest releases are kept only.
+func TestForgets(t *testing.T) {
+	const keep, n = 64, 1000
+	c := newCore(Options{Keep: keep}.withDefaults())
+	for i := range n {
+		now := int64(i + 1)
+		say := func(seq uint32, flags uint8, payload string) {
+			f := frametest.TCP{Src: guest, Dst: frametest.A(fmt.Sprintf("198.51.100.1:%d", 1000+i)), Seq: seq, Ack: 7, Flags: flags, Window: 100, Payload: []byte(payload)}
+			if flags&frame.SYN != 0 {
+				f.Options = frametest.SYNOptions(1460, 7, 1, 1)
+			}
+			c.primary(now, f.Bytes(), frame.VnetLen)
+			c.secondary(now, f.Bytes(), frame.VnetLen)
+			c.settle(now)
+		}
+		say(1000, frame.SYN, "")
+		if i%2 == 0 {
+			say(1001, frame.ACK, "data")
+		}
+		if i%3 == 0 {
+			say(1001, frame.ACK|frame.FIN, "data")
+		}
+	}
+	if got := c.stats.Released; got < n {
+		t.Fatalf("%d frames released of %d connections", got, n)
+	}
+	if got := c.desc.Stats().KeptFrames; got > 2*keep {
+		t.Errorf("%d frames are kept, of which %d may be asked for", got, keep)
+	}
+	if c.stats.Divergences != 0 || c.wanted {
+		t.Errorf("%d divergences", c.stats.Divergences)
 	}
 }

@@ -63,9 +63,9 @@ type item struct {
 
 // kept is a released range of a stream whose twin the describer still keeps.
 type kept struct {
-	key frame.FlowKey
-	end frame.Num
-	n   int // bytes
+	flow uint32 // the describer's number
+	end  frame.Num
+	n    int // bytes
 }
 
 // Stats counts since the start.
@@ -232,18 +232,18 @@ func (c *core) settle(now int64) {
 		}
 		c.eng.Received(now, c.sent)
 	}
-	c.forget(now)
+	c.forget()
 }
 
 // release queues one frame, or a part of one.
 func (c *core) release(r *compare.Release) {
 	c.stats.Released++
-	if f := r.F; f != nil && f.P.Kind == frame.KindTCP && f.P.SegEnd() != f.P.Seq {
+	if f := r.F; r.Flow != 0 && f.P.SegEnd() != f.P.Seq {
 		end := f.P.SegEnd()
 		if r.HeadLen > 0 && !r.Last {
 			end = f.P.Seq.Add(uint32(r.Payload[1] - f.P.Payload)) // a part
 		}
-		c.kept = append(c.kept, kept{f.P.Key(true), end, r.Len()})
+		c.kept = append(c.kept, kept{r.Flow, end, r.Len()})
 		c.bytes += r.Len()
 	}
 	if r.HeadLen == 0 && r.Last && r.F.Index >= 0 && c.vnet == 0 {
@@ -286,17 +286,14 @@ func (c *core) release(r *compare.Release) {
 
 // forget lets the describer drop what was released longest ago. What the secondary is ahead with does not count: a
 // repetition goes as far back however long the other side takes.
-func (c *core) forget(now int64) {
+func (c *core) forget() {
 	n := len(c.kept) - c.first
 	if n > c.keep || c.bytes > c.keep*smallSize {
-		p := frame.Parsed{Kind: frame.KindTCP, Flags: frame.ACK}
 		for ; n > c.keep || c.bytes > c.keep*smallSize; n-- {
 			e := &c.kept[c.first]
 			c.first++
 			c.bytes -= e.n
-			p.Src, p.Dst, p.SrcPort, p.DstPort = e.key.Peer, e.key.Guest, e.key.PeerPort, e.key.GuestPort
-			p.IPv6, p.Proto, p.Ether, p.VLAN, p.Ack = e.key.Ether == frame.EtherIPv6, e.key.Proto, e.key.Ether, e.key.VLAN, e.end
-			c.desc.Input(now, &p)
+			c.desc.Forget(e.flow, e.end)
 		}
 		do := c.desc.Out()
 		for _, f := range do.Free {

@@ -249,6 +249,9 @@ func (s *server) loop() error {
 				if _, err := s.read(now, i); err != nil {
 					return err
 				}
+				if i == 1 {
+					s.settle(now) // the primary's frames are compared as they are read, while they are in the cache
+				}
 			}
 		}
 		if s.fds[3] >= 0 && set[4].Revents&^unix.POLLOUT != 0 {
