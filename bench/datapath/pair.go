@@ -59,6 +59,7 @@ type Pair struct {
 	mode               Mode
 	soloed             bool
 	congestion         string
+	line               int // Mbit/s, of the client's line; 0: what the devices can
 
 	fault chan struct{} // gets a value at a fault of a data path
 }
@@ -253,6 +254,8 @@ type Sample struct {
 func (p *Pair) Load(kind string, each time.Duration) (Sample, error) {
 	self, err := os.Executable()
 	p.t.Must(err)
+	k, _ := load.Find(kind)
+	p.shape(k.Line)
 	p.takeFaults()
 	ctx, cancel := context.WithTimeout(p.t.Context(), each+20*time.Second)
 	defer cancel()
@@ -298,6 +301,26 @@ func (p *Pair) Load(kind string, each time.Duration) (Sample, error) {
 		return s, fmt.Errorf("%s in mode %s: nothing was done in %.1f s", kind, p.mode, s.Seconds)
 	}
 	return s, nil
+}
+
+// shape makes the client's line as fast as wanted, in both directions.
+func (p *Pair) shape(line int) {
+	if p.line == line {
+		return
+	}
+	p.line = line
+	for _, end := range []struct {
+		ns  *netnstest.NS
+		dev string
+	}{{p.client, "eth0"}, {p.host, "lan"}} {
+		args := []string{"qdisc", "del", "dev", end.dev, "root"}
+		if line > 0 {
+			// The burst takes a few of the largest segments, the queue 20 ms of the line.
+			args = []string{"qdisc", "replace", "dev", end.dev, "root", "tbf", "rate", fmt.Sprintf("%dmbit", line), "burst", "256kb", "latency", "20ms"}
+		}
+		_, err := end.ns.Run("tc", args...)
+		p.t.Must(err)
+	}
 }
 
 // own is the CPU time of this process and of the servers in each guest.

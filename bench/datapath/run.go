@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"slices"
 	"time"
 
@@ -147,6 +148,7 @@ const (
 	p99        = "p99"
 	added50    = "p50 added"
 	added99    = "p99 added"
+	used       = "CPUs used by all parts"
 )
 
 // floor is the system of what no lock-step can be below: see roundTrip.
@@ -179,7 +181,7 @@ func (s *Sample) note(sh *report.Sheet, k load.Kind, m Mode, kernel *Sample) {
 			add("sent again", "", "less", float64(s.Again))
 		}
 	}
-	add("CPUs used by all parts", "", "", s.All().Seconds()/s.Seconds)
+	add(used, "", "", s.All().Seconds()/s.Seconds)
 	if m != Kernel {
 		add("frames released", "1/s", "", float64(s.StatsA.ReleasedFrames)/s.Seconds)
 		add("bytes per frame released", "", "", float64(s.StatsA.ReleasedBytes)/max(1, float64(s.StatsA.ReleasedFrames)))
@@ -190,7 +192,11 @@ func goals(r *report.Result) {
 	for _, k := range load.Kinds {
 		c := k.Name + ": " + k.About
 		if f, ok := r.Find(c, LockStep.String(), throughput); ok {
-			r.AtLeast(k.About+": throughput in lock-step to kernel forwarding (where a core is free for the proxy)", 0.8, f.Ratio, "x")
+			where := " (no core is free for the proxy here, see CPUs used)"
+			if cpus, ok := r.Find(c, LockStep.String(), used); ok && cpus.Median < float64(runtime.NumCPU()-1) {
+				where = " (a core is free for the proxy)"
+			}
+			r.AtLeast(k.About+": throughput in lock-step to kernel forwarding"+where, 0.8, f.Ratio, "x")
 		}
 		if !k.Single() {
 			continue
@@ -210,6 +216,8 @@ var how = []string{
 		"guest works. *proxy alone*: the proxy takes the output from its packet socket, parses it and sends it on at once, as in `StartPrimary` before the first checkpoint: " +
 		"the floor of any comparison outside of the kernel. *lock-step*: both guests work, input is mirrored and output compared over a real TLS link between two addresses. All " +
 		"three in turn in each round, on the same devices. TCP's congestion control is cubic everywhere unless said otherwise.",
+	"A *line of 1 Gbit/s* (2.5) is a token bucket (tbf) at the client and at the host's port towards it: what most hosts have, and what leaves processors free. Without one the " +
+		"devices carry what the processors can.",
 	"*" + floor + "*: 64 bytes over the link's devices and back, plain TCP, by two threads that do nothing else. It is the floor of *p50 added*: an answer is " +
 		"released when the other node has said the same.",
 }

@@ -3,9 +3,11 @@ package link
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"colod/bench/datapath"
+	"colod/bench/load"
 	"colod/bench/report"
 	"colod/bench/rig"
 )
@@ -24,13 +26,27 @@ const (
 	perOut   = "back, per byte of output"
 )
 
+// loads are those to run: all but the ones on a slower line, which make the same bytes, later.
+func loads(only string) []load.Kind {
+	return slices.DeleteFunc(datapath.Loads(only), func(k load.Kind) bool { return k.Line > 0 })
+}
+
+// Cases are the names of the loads.
+func Cases() []string {
+	var names []string
+	for _, k := range loads("") {
+		names = append(names, k.Name)
+	}
+	return names
+}
+
 // Run measures all loads in lock-step.
 func Run(ctx context.Context, o Options) (*report.Result, error) {
 	res := &report.Result{Name: "link", Title: "Bytes on the link between the nodes", Rounds: o.Rounds, How: how, Limits: limits}
 	err := rig.Run(ctx, "link", o.Log, func(t *rig.TB) {
 		p := datapath.New(t, datapath.Options{})
 		p.Enter(datapath.LockStep)
-		for _, k := range datapath.Loads(o.Only) {
+		for _, k := range loads(o.Only) {
 			sh := report.NewSheet(k.Name+": "+k.About, computed, ours)
 			for round, void := 0, 0; round < o.Rounds; {
 				s, err := p.Load(k.Name, o.Each)

@@ -42,18 +42,23 @@ type Kind struct {
 	Conns       int
 	Bulk        bool // throughput matters, not the rate of operations
 	run         func(*client) error
+	Line        int // Mbit/s that the client's line carries; 0: what its devices can
 }
 
 // Kinds are all loads.
 var Kinds = []Kind{
-	{"down", "bulk download, 1 connection", 1, true, (*client).down},
-	{"up", "bulk upload, 1 connection", 1, true, (*client).up},
-	{"tcp-rr", "TCP request and response of 1 byte, 1 connection", 1, false, (*client).rr},
-	{"tcp-rr-16", "TCP request and response of 1 byte, 16 connections", 16, false, (*client).rr},
-	{"udp-rr", "UDP request and response of 1 byte", 1, false, (*client).udp},
-	{"connect", "short connections, 64 bytes asked and 512 answered, 4 at a time", 4, false, (*client).connect},
-	{"http", "HTTP, 10 KiB replies, 16 connections kept", 16, false, (*client).http},
-	{"redis", "redis, 1 SET to 9 GET of 100 bytes, 16 connections", 16, false, (*client).redis},
+	{"down", "bulk download, 1 connection", 1, true, (*client).down, 0},
+	{"up", "bulk upload, 1 connection", 1, true, (*client).up, 0},
+	{"down-1g", "bulk download, 1 connection, a line of 1 Gbit/s", 1, true, (*client).down, 1000},
+	{"up-1g", "bulk upload, 1 connection, a line of 1 Gbit/s", 1, true, (*client).up, 1000},
+	{"down-2g5", "bulk download, 1 connection, a line of 2.5 Gbit/s", 1, true, (*client).down, 2500},
+	{"up-2g5", "bulk upload, 1 connection, a line of 2.5 Gbit/s", 1, true, (*client).up, 2500},
+	{"tcp-rr", "TCP request and response of 1 byte, 1 connection", 1, false, (*client).rr, 0},
+	{"tcp-rr-16", "TCP request and response of 1 byte, 16 connections", 16, false, (*client).rr, 0},
+	{"udp-rr", "UDP request and response of 1 byte", 1, false, (*client).udp, 0},
+	{"connect", "short connections, 64 bytes asked and 512 answered, 4 at a time", 4, false, (*client).connect, 0},
+	{"http", "HTTP, 10 KiB replies, 16 connections kept", 16, false, (*client).http, 0},
+	{"redis", "redis, 1 SET to 9 GET of 100 bytes, 16 connections", 16, false, (*client).redis, 0},
 }
 
 // Single says whether one request at a time is under way, and its time is that of the path.

@@ -21,15 +21,15 @@ import (
 
 // GuestKinds are loads on the lab's guest: real servers in a virtual machine, on their own ports.
 var GuestKinds = []Kind{
-	{"ping", "ICMP echo, one every 10 ms", 1, false, (*client).ping},
-	{"wget", "bulk download over HTTP, 1 connection", 1, true, (*client).wget},
-	{"scp", "copy of a file of 4 MiB with scp, one after the other", 1, true, (*client).scp},
-	{"http-static", "HTTP, 10 KiB of static content, 16 connections kept", 16, false, (*client).guestStatic},
-	{"http-open", "the same at a fixed rate of requests, latency counted from the schedule", 1, false, (*client).open},
-	{"http-random", "HTTP, replies of 1 KiB that differ in every answer and between the guests, 16 connections kept", 16, false, (*client).guestRandom},
-	{"redis", "redis, 1 SET to 9 GET of 100 bytes, 16 connections", 16, false, (*client).redis},
-	{"compile", "compilation of C files of 150 functions with tcc, one process each", 1, false, (*client).compile},
-	{"mix", "system benchmark of the UnixBench kind: integer, float, syscall, pipe, switch, spawn, files", 1, false, (*client).mix},
+	{"ping", "ICMP echo, one every 10 ms", 1, false, (*client).ping, 0},
+	{"wget", "bulk download over HTTP, 1 connection", 1, true, (*client).wget, 0},
+	{"scp", "copy of a file of 4 MiB with scp, one after the other", 1, true, (*client).scp, 0},
+	{"http-static", "HTTP, 10 KiB of static content, 16 connections kept", 16, false, (*client).guestStatic, 0},
+	{"http-open", "the same at a fixed rate of requests, latency counted from the schedule", 1, false, (*client).open, 0},
+	{"http-random", "HTTP, replies of 1 KiB that differ in every answer and between the guests, 16 connections kept", 16, false, (*client).guestRandom, 0},
+	{"redis", "redis, 1 SET to 9 GET of 100 bytes, 16 connections", 16, false, (*client).redis, 0},
+	{"compile", "compilation of C files of 150 functions with tcc, one process each", 1, false, (*client).compile, 0},
+	{"mix", "system benchmark of the UnixBench kind: integer, float, syscall, pipe, switch, spawn, files", 1, false, (*client).mix, 0},
 }
 
 // guestPort is where the lab's guest serves HTTP.

@@ -52,7 +52,7 @@ var dataPath = rig.Benchmark{
 }
 
 var linkUse = rig.Benchmark{
-	Name: "link", What: "bytes between the nodes", Peer: "every frame, as QEMU's filters send (computed)", Cases: loads,
+	Name: "link", What: "bytes between the nodes", Peer: "every frame, as QEMU's filters send (computed)", Cases: link.Cases,
 	Run: func(ctx context.Context, o rig.Options) ([]*report.Result, error) {
 		return one(link.Run(ctx, link.Options{Rounds: o.RoundsOr(3, 1), Each: o.EachOr(2*time.Second, 300*time.Millisecond), Only: o.Case, Log: o.Log}))
 	},
