@@ -208,6 +208,16 @@ func (t *Tolerance) coversHeader(w *window, d run) bool {
 	if end-value > MaxToleratedRun || d.from < value || !strings.EqualFold(string(w.mine[line:value-1]), t.Header) || w.mine[value-1] != ':' {
 		return false
 	}
+	// The blanks around the value are not of it (RFC 9110 section 5.5).
+	for value < end && blank(w.mine[value]) {
+		value++
+	}
+	for end > value && blank(w.mine[end-1]) {
+		end--
+	}
+	if d.from < value || d.to > end {
+		return false
+	}
 	for i := d.from; i < d.to; i++ {
 		if !text(w.mine[i]) || !text(w.theirs[i]) {
 			return false
@@ -219,8 +229,8 @@ func (t *Tolerance) coversHeader(w *window, d run) bool {
 	if !strings.EqualFold(t.Header, "date") {
 		return true
 	}
-	a, aok := httpDate(trimSpace(w.mine[value:end]))
-	b, bok := httpDate(trimSpace(w.theirs[value:end]))
+	a, aok := httpDate(w.mine[value:end])
+	b, bok := httpDate(w.theirs[value:end])
 	return aok && bok && max(a-b, b-a) <= MaxDateSkew
 }
 
@@ -264,15 +274,7 @@ func headerLine(b []byte) bool {
 
 func text(c byte) bool { return c >= ' ' && c != 0x7f || c == '\t' }
 
-func trimSpace(b []byte) []byte {
-	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
-		b = b[1:]
-	}
-	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
-		b = b[:len(b)-1]
-	}
-	return b
-}
+func blank(c byte) bool { return c == ' ' || c == '\t' }
 
 const (
 	weekdays = "SunMonTueWedThuFriSat"

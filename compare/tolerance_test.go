@@ -129,10 +129,12 @@ func TestToleranceRefuses(t *testing.T) {
 		"not a date": {date("Sat, 21 Nov 2026 15:09:25 GMT"), date("Sat, 21 Nov 2026 15:09:2x GMT")},
 		"in the body": {[]byte("HTTP/1.1 200 OK\r\n\r\nDate: Sat, 21 Nov 2026 15:09:25 GMT\r\n"),
 			[]byte("HTTP/1.1 200 OK\r\n\r\nDate: Sat, 21 Nov 2026 15:09:26 GMT\r\n")},
-		"no head":     {[]byte("Date: Sat, 21 Nov 2026 15:09:25 GMT\r\n"), []byte("Date: Sat, 21 Nov 2026 15:09:26 GMT\r\n")},
-		"other field": {[]byte("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n"), []byte("HTTP/1.1 200 OK\r\nX: 2\r\n\r\n")},
-		"length":      {[]byte("HTTP/1.1 200 OK\r\nDate: a\r\n\r\n"), []byte("HTTP/1.1 200 OK\r\nDate: ab\r\n\r")},
-		"the whole":   {bytes.Repeat([]byte("a"), 3000), bytes.Repeat([]byte("ba"), 1500)},
+		"no head":       {[]byte("Date: Sat, 21 Nov 2026 15:09:25 GMT\r\n"), []byte("Date: Sat, 21 Nov 2026 15:09:26 GMT\r\n")},
+		"other field":   {[]byte("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n"), []byte("HTTP/1.1 200 OK\r\nX: 2\r\n\r\n")},
+		"blanks":        {date("Sat, 21 Nov 2026 15:09:25 GMT"), bytes.Replace(date("Sat, 21 Nov 2026 15:09:26 GMT"), []byte(": "), []byte(":\t"), 1)},
+		"blanks behind": {date("Sat, 21 Nov 2026 15:09:25 GMT "), date("Sat, 21 Nov 2026 15:09:26 GMT\t")},
+		"length":        {[]byte("HTTP/1.1 200 OK\r\nDate: a\r\n\r\n"), []byte("HTTP/1.1 200 OK\r\nDate: ab\r\n\r")},
+		"the whole":     {bytes.Repeat([]byte("a"), 3000), bytes.Repeat([]byte("ba"), 1500)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, p, s := tolerant(t, dateRule)
