@@ -3,12 +3,13 @@ package compare
 import "colod/internal/frame"
 
 // flow is what the engine knows of one flow. TCP numbers are in the primary's space, acknowledgements in the
-// client's.
+// client's. As in dflow, what every segment needs comes first.
 type flow struct {
-	key      frame.FlowKey
-	epoch    uint32 // state below belongs to this epoch; see Engine.renew
-	sid      uint32 // the secondary's number for it, 0 when not known
-	held     int    // frames of it that are held
+	key   frame.FlowKey
+	epoch uint32 // state below belongs to this epoch; see Engine.renew
+	sid   uint32 // the secondary's number for it, 0 when not known
+	held  int    // frames of it that are held
+
 	touched  bool   // used since the eviction hand came by
 	dead     bool   // not in the table any more
 	dirty    bool   // in Engine.dirty
@@ -16,12 +17,12 @@ type flow struct {
 	pSeen    bool   // the primary's guest has spoken in this connection
 	reported uint32 // Engine.round in which a divergence was reported
 	broken   uint32 // Engine.round in which the streams were found to differ
-	owed     timer
-	swait    timer
-	next     *flow // the secondary is ahead with a new connection on the same key
-	pTime    int64 // kernel's time of the primary's newest frame, for reports
-	sTime    int64 // kernel's time of the secondary's newest, by its host's clock
+	pTime    int64  // kernel's time of the primary's newest frame, for reports
+	sTime    int64  // kernel's time of the secondary's newest, by its host's clock
+	next     *flow  // the secondary is ahead with a new connection on the same key
 	tol      *tolerance
+	swait    timer
+	owed     timer
 
 	t tcpState
 	d dgramState
@@ -31,63 +32,64 @@ type flow struct {
 type tcpState struct {
 	// known says that v, pmax, rel and base are valid: the primary has sent stream bytes. Always
 	// v <= pmax, and rel <= v unless a checkpoint or solo authority let out more.
-	known   bool
 	v       frame.Num // all before it is agreed on
 	pmax    frame.Num // highest end that the primary sent
 	rel     frame.Num // highest end released
-	covered frame.Num // all before it needs no comparison: a checkpoint holds it; valid with coverOK
-	coverOK bool
 	base    frame.Num // the first byte compared
 	hint    frame.Num // highest sequence number of the primary; valid with hintOK
-	hintOK  bool
+	una     frame.Num // highest acknowledgement by the client, never beyond what it was sent
+	pFINSeq frame.Num
+	sFINSeq frame.Num
 
-	iss        frame.Num
-	issKnown   bool
-	pSYN       bool // the primary sent a SYN in this epoch
-	sSYN       bool // the secondary did
-	synOK      bool // the SYN was released
-	synHasAck  bool
-	synAck     frame.Num // acknowledgement of the SYN+ACK: names the connection
-	syn        *Frame    // the held SYN
-	announced  uint64    // number of its Announce
-	pOpt, sOpt synOptions
-
-	unaOK bool
-	una   frame.Num // highest acknowledgement by the client, never beyond what it was sent
-
-	held   queue[*Frame] // waitData, by start
-	again  queue[*Frame] // waitAgain, by arrival
-	pieces queue[piece]  // of the secondary, by seq, beyond v
-	ask    span          // the open question at v, none when empty
-
-	pFIN, sFIN       bool
-	pFINSeq, sFINSeq frame.Num
-	rst              *Frame
-	sRST             [4]rstMark
-	nRST             int
-	rstOpen          bool // the secondary reset and the primary did not
-
-	p, s   ackState
-	log    frame.Num // all of the client's before it is in the input log of the secondary's node; valid with logOK
-	logOK  bool
-	relAck frame.Num
-	relWin uint32 // released right edge minus relAck
-	relOK  bool
+	known    bool
+	hintOK   bool
+	unaOK    bool
+	coverOK  bool
+	pSYN     bool // the primary sent a SYN in this epoch
+	sSYN     bool // the secondary did
+	synOK    bool // the SYN was released
+	issKnown bool
+	pFIN     bool
+	sFIN     bool
+	rstOpen  bool // the secondary reset and the primary did not
+	logOK    bool
+	relOK    bool
 	// winOwed says that a window update of the primary was released lowered or not at all.
 	winOwed bool
 	// crst says that the client has reset the connection: what the guests say in it is of no use to anyone, unless
 	// the client goes on after all.
-	crst bool
-
+	crst    bool
 	scale   uint8
 	scaleOK bool
 	hasTS   bool
-	pTS     frame.Num
-	pEcr    uint32
-	relTS   frame.Num
 	relTSOK bool
-	markTS  frame.Num // relTS of the last watermark
-	tmpl    frame.Template
+
+	relAck frame.Num
+	relWin uint32    // released right edge minus relAck
+	log    frame.Num // all of the client's before it is in the input log of the secondary's node; valid with logOK
+	pTS    frame.Num
+	pEcr   uint32
+	relTS  frame.Num
+	markTS frame.Num // relTS of the last watermark
+
+	syn    *Frame         // the held SYN
+	rst    *Frame         // the held reset
+	held   queue[*Frame]  // waitData, by start
+	again  queue[*Frame]  // waitAgain, by arrival
+	pieces queue[piece]   // of the secondary, by seq, beyond v
+	p, s   ackState       // what each guest has acknowledged
+	tmpl   frame.Template // for acknowledgements that are made here
+
+	covered   frame.Num // all before it needs no comparison: a checkpoint holds it; valid with coverOK
+	iss       frame.Num
+	synHasAck bool
+	synAck    frame.Num // acknowledgement of the SYN+ACK: names the connection
+	announced uint64    // number of its Announce
+	pOpt      synOptions
+	sOpt      synOptions
+	ask       span // the open question at v, none when empty
+	sRST      [4]rstMark
+	nRST      int
 }
 
 // ackState is what one guest has said about the client's bytes.

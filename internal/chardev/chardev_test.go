@@ -39,7 +39,7 @@ func TestReader(t *testing.T) {
 			stream = append(stream, w...)
 		}
 		for _, step := range []int{1 << 20, 65536, 4096, 1} {
-			r := newReader(0, vnet > 0)
+			r := newReader(make([]byte, leastBuf), vnet > 0)
 			got, rest := 0, stream
 			for {
 				b, v, err := r.next()
@@ -73,13 +73,13 @@ func TestReader(t *testing.T) {
 
 func TestReaderRefuses(t *testing.T) {
 	for _, b := range [][]byte{{0, 0, 0, 0}, {0, 2, 0, 0}, {0xff, 0xff, 0xff, 0xff}} {
-		r := newReader(0, false)
+		r := newReader(make([]byte, leastBuf), false)
 		r.filled(copy(r.room(), b))
 		if _, _, err := r.next(); err == nil {
 			t.Errorf("length %x was taken", b)
 		}
 	}
-	r := newReader(0, true)
+	r := newReader(make([]byte, leastBuf), true)
 	r.filled(copy(r.room(), []byte{0, 0, 0, 60, 0, 0, 0, 61}))
 	if _, _, err := r.next(); err == nil {
 		t.Error("a header longer than its frame was taken")
@@ -89,7 +89,7 @@ func TestReaderRefuses(t *testing.T) {
 func FuzzReader(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 3, 1, 2, 3, 0, 0}, true)
 	f.Fuzz(func(t *testing.T, stream []byte, vnet bool) {
-		r := newReader(0, vnet)
+		r := newReader(make([]byte, leastBuf), vnet)
 		for {
 			b, v, err := r.next()
 			if err != nil {

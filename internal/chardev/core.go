@@ -25,6 +25,7 @@ type slot struct {
 type pool struct {
 	all        []*slot
 	small, big []*slot
+	arena      arena
 }
 
 func (p *pool) get(n int) *slot {
@@ -38,7 +39,7 @@ func (p *pool) get(n int) *slot {
 		s.Buf = s.mem[headroom : headroom+n]
 		return s
 	}
-	s := &slot{mem: make([]byte, headroom+size)}
+	s := &slot{mem: p.arena.take(headroom + size)}
 	s.Buf, s.Index = s.mem[headroom:headroom+n], len(p.all)
 	p.all = append(p.all, s)
 	return s

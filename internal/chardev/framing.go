@@ -19,9 +19,10 @@ type reader struct {
 	vnet     bool
 }
 
-func newReader(size int, vnet bool) *reader {
-	return &reader{buf: make([]byte, max(size, 2*maxFrame)), vnet: vnet}
-}
+// leastBuf is the least size of a reader's buffer.
+const leastBuf = 2 * maxFrame
+
+func newReader(buf []byte, vnet bool) *reader { return &reader{buf: buf, vnet: vnet} }
 
 // room is where to read to; it is never empty once next has returned no frame.
 func (r *reader) room() []byte {

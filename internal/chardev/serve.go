@@ -84,10 +84,11 @@ type server struct {
 // Serve connects the sockets and compares until ctx ends or a peer closes one of them, which is no error.
 func Serve(ctx context.Context, o Options) (Stats, error) {
 	o = o.withDefaults()
-	s := &server{core: newCore(o), nrd: newReader(0, false), iovs: make([]unix.Iovec, 0, maxIOV), fds: [4]int{-1, -1, -1, -1}}
+	s := &server{core: newCore(o), nrd: newReader(make([]byte, leastBuf), false), iovs: make([]unix.Iovec, 0, maxIOV), fds: [4]int{-1, -1, -1, -1}}
 	for i := range s.rd {
-		s.rd[i] = newReader(readSize, o.Vnet)
+		s.rd[i] = newReader(s.pool.arena.take(max(readSize, leastBuf)), o.Vnet)
 	}
+	defer s.pool.arena.close()
 	defer func() {
 		for _, fd := range s.fds {
 			if fd >= 0 {

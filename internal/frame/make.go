@@ -5,8 +5,8 @@ import "encoding/binary"
 // Template makes pure acknowledgements of one TCP flow from the Ethernet and IP headers of one of its
 // frames. The zero Template is empty.
 type Template struct {
-	p    Parsed
 	n    int
+	p    Parsed
 	head [MaxHead]byte
 }
 
