@@ -119,8 +119,8 @@ var how = []string{
 	fmt.Sprintf("*Connections*: both halves of the comparison and the log of input in one process, without sockets (`compare.Engine`, `compare.Describer`, `proxy/inputlog`). On every connection "+
 		"in turn the client asks (%d bytes), both guests answer (%d bytes), the answer is compared and released, and the client acknowledges it. Memory is the heap after collection, with all "+
 		"connections open, divided by their number; time is the thread's. The table of flows is made large enough.", request, payload),
-	fmt.Sprintf("*Pairs*: one host with both data paths of every pair, each with a thread, packet sockets, a tap and a TLS link of its own, in lock-step; the guests are network stacks in namespaces. "+
-		"Idle, and with an echo request (64 bytes) to every guest each %s, which both guests answer. Processor time and wake-ups are those of the data paths' threads; memory is "+
+	fmt.Sprintf("*Pairs*: one host with both data paths of every pair, each with packet sockets, a tap and a TLS link of its own, in lock-step; the guests are network stacks in namespaces. "+
+		"Idle, and with an echo request (64 bytes) to every guest each %s, which both guests answer. Processor time and wake-ups are those of the data paths' turns, without falling asleep and waking; memory is "+
 		"what the process gained when the data paths were opened.", echoEvery),
 	"A slope is the exponent of the least-squares fit over both logarithms: 0 means that a further connection or pair costs what the first did.",
 }
@@ -129,5 +129,5 @@ var limits = []string{
 	"Connections: the kernel's sockets, TLS and the rest of the data path are not in these figures; data-path has them.",
 	"Connections: by default the comparison keeps 16,384 flows; with more that are open at once it reports that as a divergence, which is a checkpoint. Memory and time beyond are what a larger table costs.",
 	"Pairs: QEMU, the heartbeats and the coordinator of a pair are not there.",
-	"With many pairs the threads wait for the machine's CPUs, which does not count as their time.",
+	"With many pairs the data paths wait for the machine's CPUs, which does not count as their time.",
 }
