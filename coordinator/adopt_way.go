@@ -210,6 +210,11 @@ func (w *way) Stats() proxy.Stats {
 	return st
 }
 
+func (w *way) WarmUp() (d time.Duration) {
+	w.tell(func(p DataPath) { d = p.WarmUp() })
+	return d
+}
+
 func (w *way) Waits() (frames uint64, sum time.Duration) {
 	w.tell(func(d DataPath) { frames, sum = d.Waits() })
 	return frames, sum

@@ -24,7 +24,7 @@ func (d *driver) startMode() {
 // lookAtMode decides how the next epochs are kept, after a checkpoint; on the loop.
 func (d *driver) lookAtMode(took time.Duration, diverged bool) {
 	d.mode.Checkpoint(took, diverged)
-	d.pace.Checkpoint(time.Since(d.start), d.stats.lastState(), took)
+	d.pace.Checkpoint(time.Since(d.start), d.stats.lastState(), took, d.data.WarmUp())
 	frames, waited := d.data.Waits()
 	if n := frames - d.waits; n < 1<<31 { // a data path that was opened anew counts from 0
 		d.mode.Waited(int(n), waited-d.waited)

@@ -169,6 +169,7 @@ func (d *fakeData) Stats() proxy.Stats {
 }
 
 func (d *fakeData) Waits() (uint64, time.Duration) { return 0, 0 }
+func (d *fakeData) WarmUp() time.Duration          { return 0 }
 
 func (d *fakeData) Close() error {
 	d.mu.Lock()

@@ -74,6 +74,7 @@ type DataPath interface {
 	Announce()
 	Stats() proxy.Stats
 	Waits() (frames uint64, sum time.Duration)
+	WarmUp() time.Duration
 	Close() error
 }
 

@@ -86,7 +86,7 @@ type Direct struct {
 // OpenDirect makes a data path that lives on dev.
 func OpenDirect(opt Options, dev Devices) *Direct {
 	p := &Proxy{opt: opt, log: zerolog.Nop(), few: zerolog.Nop(), dev: dev, front: front.New(),
-		rxBufs: make([][]byte, 4), rxMeta: make([]afpacket.Meta, 4)}
+		rxBufs: make([][]byte, 4), rxMeta: make([]afpacket.Meta, 4), rxMost: 4}
 	mem := make([]byte, 4*smallBuf)
 	for i := range p.rxBufs {
 		p.rxBufs[i] = mem[i*smallBuf : (i+1)*smallBuf : (i+1)*smallBuf]

@@ -13,6 +13,26 @@ import (
 // handles before it looks at the other sources.
 const rxBatch = afpacket.MaxBatch
 
+// rxFirst is how many buffers of 64 KiB and more a data path has until a batch has needed more.
+const rxFirst = 4
+
+// moreBuffers makes room for n more frames in a batch.
+func (p *Proxy) moreBuffers(n int) {
+	for range min(n, p.rxMost-len(p.rxBufs)) {
+		p.rxBufs = append(p.rxBufs, make([]byte, bigBuf))
+		p.rxMeta = append(p.rxMeta, afpacket.Meta{})
+	}
+}
+
+// recv takes the frames that wait in r.
+func (p *Proxy) recv(r *rx) (int, error) {
+	n, err := r.Recv(p.rxBufs, p.rxMeta)
+	if n == len(p.rxBufs) {
+		p.moreBuffers(n)
+	}
+	return n, err
+}
+
 // rx is a receiving socket with what this package has to remember of it.
 type rx struct {
 	Receiver
@@ -192,7 +212,7 @@ func (p *Proxy) readTap() bool {
 	if p.tapRX == nil || p.throttled() {
 		return false
 	}
-	n, err := p.tapRX.Recv(p.rxBufs, p.rxMeta)
+	n, err := p.recv(p.tapRX)
 	if err != nil {
 		p.deviceError(err)
 	}
@@ -252,7 +272,7 @@ func (p *Proxy) readUplink() bool {
 	if p.upRX == nil {
 		return false
 	}
-	n, err := p.upRX.Recv(p.rxBufs, p.rxMeta)
+	n, err := p.recv(p.upRX)
 	if err != nil {
 		p.deviceError(err)
 	}
@@ -271,7 +291,7 @@ func (p *Proxy) readUplink() bool {
 // tapFrames takes all that the guest has sent and that waits in the tap's socket.
 func (p *Proxy) tapFrames() (all []*compare.Frame) {
 	for {
-		n, err := p.tapRX.Recv(p.rxBufs, p.rxMeta)
+		n, err := p.recv(p.tapRX)
 		for i := range n {
 			m := &p.rxMeta[i]
 			if m.Outgoing || m.KTime < p.tapRX.since {
@@ -293,7 +313,7 @@ func (p *Proxy) tapFrames() (all []*compare.Frame) {
 
 // readUplinkUntil is readUplink for frames of before at.
 func (p *Proxy) readUplinkUntil(at int64) bool {
-	n, err := p.upRX.Recv(p.rxBufs, p.rxMeta)
+	n, err := p.recv(p.upRX)
 	if err != nil {
 		return false
 	}

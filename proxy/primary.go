@@ -40,6 +40,7 @@ type primary struct {
 
 	desc    compare.Descriptor // memory of the descriptor being read
 	digests [maxDigests][compare.DigestLen]byte
+	resumed int64 // end of the newest checkpoint
 }
 
 // StartPrimary gives the data path its peer. The guest's output is stolen from
@@ -219,6 +220,9 @@ func (r *primary) release(p *Proxy, rel *compare.Release) {
 		if f := &rel.F.P; f.Kind != frame.KindTCP || f.SegEnd() != f.Seq {
 			p.waits.Add(1)
 			p.waited.Add(rel.Held)
+			if rel.Reason == compare.WhyAgreed && p.nowMono-r.resumed < warmUp && rel.Held > p.warm.Load() {
+				p.warm.Store(rel.Held)
+			}
 		}
 		if rel.Reason == compare.WhyCovered {
 			r.covered.Frames++
@@ -346,6 +350,7 @@ func (p *Proxy) EndCheckpoint(ctx context.Context, n uint64, resume time.Time) e
 		r.covered = Covered{N: n}
 		r.engine.EndCheckpoint(p.nowMono, line)
 		r.holding, r.armed, r.buffered = false, true, r.next
+		r.resumed = p.nowMono
 		r.inputLost, r.lostBefore = 0, false
 		if p.link != nil {
 			p.link.mark(msgCkptEnd, n)

@@ -186,9 +186,11 @@ type Proxy struct {
 	agreed    loghist.Hist  // of those that both sides had said
 	waits     atomic.Uint64 // frames with data among all that were released
 	waited    atomic.Int64  // what these waited in sum, ns
+	warm      atomic.Int64  // see WarmUp
 	houseKeep int64
 	busyUntil int64
-	rxBufs    [][]byte
+	rxBufs    [][]byte // as many as a batch had frames so far, rxMost at most
+	rxMost    int
 	rxMeta    []afpacket.Meta
 	// Repetitions of the announcement of the guest's address: since when, 0: none; and how many were sent.
 	announceFrom int64
@@ -224,12 +226,9 @@ func Open(opt Options) (*Proxy, error) {
 	p := &Proxy{
 		opt: opt, dev: kernel{in: opt.In}, log: opt.Log, th: th, front: front.New(),
 		few:    opt.Log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
-		rxBufs: make([][]byte, rxBatch),
-		rxMeta: make([]afpacket.Meta, rxBatch),
+		rxMost: rxBatch,
 	}
-	for i := range p.rxBufs {
-		p.rxBufs[i] = make([]byte, bigBuf)
-	}
+	p.moreBuffers(rxFirst)
 	p.addrs.init()
 	go th.run(p)
 	return p, nil
@@ -508,6 +507,13 @@ func (p *Proxy) post(fn func()) bool {
 func (p *Proxy) Waits() (frames uint64, sum time.Duration) {
 	return p.waits.Load(), time.Duration(p.waited.Load())
 }
+
+// warmUp is how long (ns) the secondary's guest may be slow after a checkpoint: as in the comparison, which gives it more time then.
+const warmUp = int64(1e9)
+
+// WarmUp is how long, at most, data waited for the secondary's guest in the first second after a checkpoint, since it was last
+// called: an emulated guest translates its code anew then.
+func (p *Proxy) WarmUp() time.Duration { return time.Duration(p.warm.Swap(0)) }
 
 // Stats returns counters; see Stats.
 func (p *Proxy) Stats() Stats {

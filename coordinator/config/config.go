@@ -169,7 +169,7 @@ type Epoch struct {
 // Checkpoint configures checkpoints.
 type Checkpoint struct {
 	IdleInterval Duration `yaml:"idle_interval" default:"10s" doc:"Longest time without a checkpoint; 0s means no limit. A checkpoint proves that the secondary can still be reached."`
-	DirtyLimit   Size     `yaml:"dirty_limit" default:"16M" doc:"In lock-step, how much changed memory may wait for a checkpoint: one is taken in the background before more is expected, but for that never for more than 1 % of the time. What waits is what the next divergence stops the guest for. 0M means any amount."`
+	DirtyLimit   Size     `yaml:"dirty_limit" default:"16M" doc:"In lock-step, how much changed memory may wait for a checkpoint: one is taken in the background before more is expected, but for that never for more than 1 % of the time, with what output then waits for a slow secondary. What waits is what the next divergence stops the guest for. 0M means any amount."`
 	Timeout      Duration `yaml:"timeout" default:"10s" doc:"A checkpoint that takes longer means that the other side is lost."`
 	Retrigger    Duration `yaml:"retrigger" default:"1s" doc:"If QEMU has not stopped the guest that long after it was asked for a checkpoint, it is asked again."`
 	SyncTimeout  Duration `yaml:"sync_timeout" default:"10m" doc:"Limit of the first copy of the guest to the other node, its disks included."`

@@ -28,6 +28,7 @@ type Controller struct {
 	last  time.Duration // end of the newest checkpoint
 	known bool          // last and base are
 	base  uint64        // least state of a checkpoint so far: what one carries however little has changed
+	after time.Duration // what output waited for the secondary after checkpoints, lately
 	next  time.Duration
 }
 
@@ -35,8 +36,10 @@ type Controller struct {
 func New(cfg Config) *Controller { return &Controller{cfg: cfg, next: cfg.Idle} }
 
 // Checkpoint tells of a checkpoint that ended at now and carried so many bytes of state; cost is what checkpoints cost at present,
-// from the request to the release.
-func (c *Controller) Checkpoint(now time.Duration, bytes uint64, cost time.Duration) {
+// from the request to the release, and after how long output waited for the secondary after the one before: an emulated guest
+// translates all its code anew when it was loaded, which costs its client more than the stop does.
+func (c *Controller) Checkpoint(now time.Duration, bytes uint64, cost, after time.Duration) {
+	c.after = max(after, c.after*3/4)
 	ran := now - c.last - cost
 	first := !c.known
 	c.last, c.known = now, true
@@ -58,7 +61,7 @@ func (c *Controller) Checkpoint(now time.Duration, bytes uint64, cost time.Durat
 			d = time.Duration(want * float64(time.Second))
 		}
 	}
-	d = min(max(d, share*cost, shortest), idle)
+	d = min(max(d, share*(cost+c.after), shortest), idle)
 	if d == most {
 		d = 0
 	}

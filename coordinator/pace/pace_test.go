@@ -13,7 +13,7 @@ const mib = 1 << 20
 func run(c *Controller, rate, set float64, cost time.Duration) (count int, longest time.Duration, biggest uint64) {
 	const device = 200 << 10
 	now := time.Second
-	c.Checkpoint(now, device, cost)
+	c.Checkpoint(now, device, cost, 0)
 	for end := now + time.Minute; now < end; count++ {
 		d := c.Interval()
 		if d == 0 {
@@ -27,7 +27,7 @@ func run(c *Controller, rate, set float64, cost time.Duration) (count int, longe
 			biggest = max(biggest, uint64(changed))
 		}
 		now += d + cost
-		c.Checkpoint(now, device+uint64(changed), cost)
+		c.Checkpoint(now, device+uint64(changed), cost, 0)
 	}
 	return count, longest, biggest
 }
@@ -69,7 +69,7 @@ func TestBounds(t *testing.T) {
 		for range rapid.IntRange(1, 20).Draw(t, "checkpoints") {
 			now += time.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(t, "ran"))
 			cost = time.Duration(rapid.Int64Range(0, int64(10*time.Second)).Draw(t, "cost"))
-			c.Checkpoint(now, rapid.Uint64Range(0, 1<<40).Draw(t, "bytes"), cost)
+			c.Checkpoint(now, rapid.Uint64Range(0, 1<<40).Draw(t, "bytes"), cost, 0)
 			d := c.Interval()
 			switch {
 			case d < 0, cfg.Idle != 0 && (d == 0 || d > cfg.Idle):
@@ -81,4 +81,30 @@ func TestBounds(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestWaitsAfterCheckpoints: what output waits for the secondary after a checkpoint is a cost of it, for as long as it does.
+func TestWaitsAfterCheckpoints(t *testing.T) {
+	c := New(Config{Idle: 30 * time.Second, Limit: 16 * mib})
+	at := func(after time.Duration) time.Duration {
+		now := c.last + time.Second
+		c.Checkpoint(now, 40*mib, 5*time.Millisecond, after)
+		return c.Interval()
+	}
+	c.Checkpoint(time.Second, mib, 5*time.Millisecond, 0)
+	if d := at(0); d > time.Second {
+		t.Fatalf("interval %s before anything has waited", d)
+	}
+	if d := at(130 * time.Millisecond); d < 13*time.Second {
+		t.Errorf("interval %s where output waits 130 ms after each checkpoint", d)
+	}
+	if d := at(0); d < 9*time.Second {
+		t.Errorf("interval %s after one without output", d)
+	}
+	for range 20 {
+		at(0)
+	}
+	if d := c.Interval(); d > time.Second {
+		t.Errorf("interval %s when nothing has waited for long", d)
+	}
 }
