@@ -66,7 +66,7 @@ const (
 	firstTrial = time.Second
 	lastTrial  = 30 * time.Second
 	// A trial may have taken one of so many parts of the time until the next one: where the other guest is slow it takes a while.
-	costly = 32
+	costly = 16
 	// decay is how much of the longest checkpoint so far is remembered at the next one.
 	decay = 0.98
 	// smooth is the weight of the newest checkpoint in their mean.
