@@ -33,7 +33,6 @@ type Set struct {
 	timer   int
 	started time.Time
 	armed   time.Duration // when the timer ends, since started; 0: it does not run
-	now     bool          // do not wait
 
 	want, have []entry
 	events     [Max + 1]unix.EpollEvent
@@ -102,8 +101,7 @@ func (s *Set) Wait(d time.Duration) error {
 			return err
 		}
 	}
-	s.now = d == 0
-	if s.now {
+	if d == 0 {
 		s.poll(0)
 	} else if err := s.raw.Read(s.look); err != nil {
 		return fmt.Errorf("wait: %w", err)
