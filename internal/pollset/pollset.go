@@ -64,6 +64,9 @@ func New() (*Set, error) {
 	}
 	s.file = os.NewFile(uintptr(s.ep), "epoll")
 	if err == nil {
+		err = s.file.SetReadDeadline(time.Time{}) // fails where the runtime cannot watch it
+	}
+	if err == nil {
 		s.raw, err = s.file.SyscallConn()
 	}
 	if err != nil {
@@ -92,7 +95,7 @@ func (s *Set) Add(fd int, events uint32, owner any) {
 // Wait waits until something of the list is ready or d has passed; d of 0 only looks, below 0 is for ever. It may return
 // early with nothing ready.
 func (s *Set) Wait(d time.Duration) error {
-	s.ready = 0
+	s.ready, s.err = 0, nil
 	if err := s.sync(); err != nil {
 		return err
 	}
