@@ -178,12 +178,12 @@ func TestSlowAfterCheckpoint(t *testing.T) {
 		}
 		w.checkpoint()
 	}
-	w.now += int64(warmUp)
+	w.now += int64(WarmUp)
 	w.primary(numbered(1))
 	if d := time.Duration(w.e.Deadline() - w.now); d != hold {
 		t.Fatalf("later in the epoch a silence is reported after %v", d)
 	}
-	w.now += 2 * int64(warmUp)
+	w.now += 2 * int64(WarmUp)
 	w.tick(hold)
 	w.checkpoint()
 	w.primary(numbered(1))

@@ -18,9 +18,9 @@ const (
 	silenceLeast  = time.Second
 	// reportAgain is the pause before a silence is reported again when no checkpoint followed.
 	reportAgain = time.Second
-	// warmUp is the first time of an epoch, in which the secondary's guest may be slow; maxSlow bounds how often
+	// WarmUp is the first time of an epoch, in which the secondary's guest may be slow; maxSlow bounds how often
 	// the hold budget is doubled for it.
-	warmUp  = time.Second
+	WarmUp  = time.Second
 	maxSlow = 3
 	// smallWindow is the window, in bytes, below which a sender may wait for a larger one (RFC 9293 section 3.8.6.2.1);
 	// three segments.

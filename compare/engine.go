@@ -141,7 +141,7 @@ func (e *Engine) SetBudget(d time.Duration) {
 // the first time of an epoch doubles the budget for the first time of the next ones, and an epoch without
 // one ends that.
 func (e *Engine) holdFor(since int64) int64 {
-	if e.slow > 0 && since-e.resumed < int64(warmUp) {
+	if e.slow > 0 && since-e.resumed < int64(WarmUp) {
 		return e.hold << e.slow
 	}
 	return e.hold
@@ -149,7 +149,7 @@ func (e *Engine) holdFor(since int64) int64 {
 
 // silent notes a silence of the secondary for holdFor.
 func (e *Engine) silent(now int64) {
-	if now-e.resumed >= 2*int64(warmUp) {
+	if now-e.resumed >= 2*int64(WarmUp) {
 		e.slow = 0
 		return
 	}

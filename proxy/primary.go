@@ -220,7 +220,7 @@ func (r *primary) release(p *Proxy, rel *compare.Release) {
 		if f := &rel.F.P; f.Kind != frame.KindTCP || f.SegEnd() != f.Seq {
 			p.waits.Add(1)
 			p.waited.Add(rel.Held)
-			if rel.Reason == compare.WhyAgreed && p.nowMono-r.resumed < warmUp && rel.Held > p.warm.Load() {
+			if rel.Reason == compare.WhyAgreed && p.nowMono-r.resumed < int64(compare.WarmUp) && rel.Held > p.warm.Load() {
 				p.warm.Store(rel.Held)
 			}
 		}

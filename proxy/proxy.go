@@ -508,10 +508,7 @@ func (p *Proxy) Waits() (frames uint64, sum time.Duration) {
 	return p.waits.Load(), time.Duration(p.waited.Load())
 }
 
-// warmUp is how long (ns) the secondary's guest may be slow after a checkpoint: as in the comparison, which gives it more time then.
-const warmUp = int64(1e9)
-
-// WarmUp is how long, at most, data waited for the secondary's guest in the first second after a checkpoint, since it was last
+// WarmUp is how long, at most, data waited for the secondary's guest within compare.WarmUp of a checkpoint, since it was last
 // called: an emulated guest translates its code anew then.
 func (p *Proxy) WarmUp() time.Duration { return time.Duration(p.warm.Swap(0)) }
 

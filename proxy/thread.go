@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"colod/internal/osthread"
 	"colod/internal/pollset"
 )
 
@@ -148,7 +149,7 @@ func (t *thread) run(loop interface {
 		var began time.Duration
 		if t.counts {
 			runtime.LockOSThread() // the clock is that of one thread
-			began = threadTime()
+			began = osthread.Time()
 		}
 		if set.Ready(t.wakefd) {
 			t.runCalls()
@@ -159,7 +160,7 @@ func (t *thread) run(loop interface {
 		loop.turn(set)
 		t.turns.Add(1)
 		if t.counts {
-			t.cpu.Add(int64(threadTime() - began))
+			t.cpu.Add(int64(osthread.Time() - began))
 			runtime.UnlockOSThread()
 		}
 	}
@@ -170,15 +171,6 @@ func (t *thread) run(loop interface {
 	t.mu.Unlock()
 	_ = calls // their callers learn of the end from done
 	unix.Close(t.wakefd)
-}
-
-// threadTime is the processor time that the calling thread has used.
-func threadTime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-		panic(fmt.Sprintf("proxy: clock_gettime: %v", err)) // every Linux has this clock
-	}
-	return time.Duration(ts.Nano())
 }
 
 // started is the origin of monotonic.

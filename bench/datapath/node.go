@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/vishvananda/netns"
 
 	"colod/bench/rig"
 	"colod/internal/conntest"
@@ -155,15 +154,7 @@ func (n *Node) end() error {
 
 // Listen answers at which address Accept will wait.
 func (n *Node) Listen(_ None, addr *string) error {
-	err := osthread.Throwaway(func() (err error) {
-		ns, err := netns.GetFromPath(n.peer)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
+	err := osthread.InNetns(n.peer, func() (err error) {
 		n.ln, err = net.Listen("tcp", linkAddr)
 		return err
 	})

@@ -42,11 +42,6 @@ func ProcessCPU(pid int) (CPU, error) {
 	return c, nil
 }
 
-// ThreadCPU is what one thread of this process has used.
-func ThreadCPU(tid int) time.Duration {
-	return schedstat(fmt.Sprintf("/proc/self/task/%d/schedstat", tid))
-}
-
 func schedstat(file string) time.Duration {
 	b, _ := os.ReadFile(file)
 	f := strings.Fields(string(b))

@@ -7,11 +7,10 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"colod/compare"
 	"colod/internal/frame"
 	"colod/internal/frame/frametest"
+	"colod/internal/osthread"
 	"colod/proxy/inputlog"
 )
 
@@ -165,14 +164,14 @@ func measureConnections(n, maxFlows int, each time.Duration) (flowSample, error)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	rounds := 0
-	start, wall := threadTime(), time.Now()
+	start, wall := osthread.Time(), time.Now()
 	for rounds == 0 || time.Since(wall) < each {
 		if c.round() != n {
 			return flowSample{}, fmt.Errorf("measure %d connections: an answer was not released", n)
 		}
 		rounds++
 	}
-	took := threadTime() - start
+	took := osthread.Time() - start
 	runtime.KeepAlive(c)
 	return flowSample{float64(used) / float64(n), float64(took.Nanoseconds()) / float64(rounds*n)}, nil
 }
@@ -184,12 +183,4 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
-}
-
-func threadTime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-		return 0
-	}
-	return time.Duration(ts.Nano())
 }

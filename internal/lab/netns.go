@@ -8,11 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"colod/internal/osthread"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,26 +57,9 @@ func ipBatch(ctx context.Context, ns, commands string) error {
 	return nil
 }
 
-// inNetns runs fn on a thread inside the named namespace. Files below
-// /proc/sys/net and sockets opened there belong to that namespace. fn must not
-// start goroutines that do so.
+// inNetns runs fn in the named namespace; see osthread.InNetns.
 func inNetns(name string, fn func() error) error {
-	f, err := os.Open(filepath.Join(netnsDir, name))
-	if err != nil {
-		return fmt.Errorf("enter namespace %s: %w", name, err)
-	}
-	defer f.Close()
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: a thread that has changed its namespace ends with its goroutine.
-		runtime.LockOSThread()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter namespace %s: %w", name, err)
-			return
-		}
-		done <- fn()
-	}()
-	return <-done
+	return osthread.InNetns(filepath.Join(netnsDir, name), fn)
 }
 
 // sysctl sets kernel parameters of a namespace, given as path below

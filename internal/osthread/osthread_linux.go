@@ -3,7 +3,10 @@ package osthread
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,4 +50,30 @@ func Throwaway(f func() error) (err error) {
 		return ErrEnded
 	}
 	return err
+}
+
+// InNetns is Throwaway in the network namespace that path is a file of (/run/netns/NAME, /proc/PID/ns/net; setns(2)). Sockets and
+// files below /proc/sys/net that f opens are of that namespace and stay so; goroutines that it starts do not run there.
+func InNetns(path string, f func() error) error {
+	return Throwaway(func() error {
+		ns, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", path, os.NewSyscallError("setns", err))
+		}
+		return f()
+	})
+}
+
+// Time is the processor time that the calling thread has used (CLOCK_THREAD_CPUTIME_ID). A goroutine that compares two has to be
+// locked to its thread.
+func Time() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		panic(fmt.Sprintf("clock_gettime: %v", err)) // every Linux has this clock
+	}
+	return time.Duration(ts.Nano())
 }
