@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -31,4 +32,18 @@ func TestThrowaway(t *testing.T) {
 		}
 	}()
 	osthread.Throwaway(func() error { panic("boom") })
+}
+
+// TestInNetns: f runs in the namespace of the file, here this process's own (root); a file that is none is named.
+func TestInNetns(t *testing.T) {
+	called := false
+	if err := osthread.InNetns("/proc/self/ns/net", func() error { called = true; return nil }); err != nil || !called {
+		t.Errorf("called: %t, error: %v", called, err)
+	}
+	for _, path := range []string{"/proc/self/ns/none", "/dev/null"} {
+		err := osthread.InNetns(path, func() error { t.Errorf("called in %s", path); return nil })
+		if err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
 }
