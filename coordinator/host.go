@@ -108,6 +108,7 @@ func (h *Host) LaunchVM(ctx context.Context, p *config.Pair, dir string, incomin
 	}
 	// It has inherited ours. Whoever may raise a priority may lower it.
 	_ = setNice(vm.PID(), 0)
+	patient(vm.PID())
 	tellMigrations(ctx, vm)
 	return hostVM{vm}, nil
 }
@@ -149,10 +150,14 @@ func vmConfig(p *config.Pair, dir string, accel qmp.Accel) qmp.VMConfig {
 // LostHeartbeat lets the VM go on alone. Its guest stands still meanwhile, so
 // that nothing else on the host is more urgent.
 func (v hostVM) LostHeartbeat(ctx context.Context) (time.Time, error) {
-	if setNice(v.PID(), niceness) == nil {
-		defer setNice(v.PID(), 0)
-	}
+	defer urge(v.PID())()
 	return v.VM.LostHeartbeat(ctx)
+}
+
+// Disown lets the VM run on as any other.
+func (v hostVM) Disown() error {
+	ordinary(v.PID())
+	return v.VM.Disown()
 }
 
 // AdoptVM takes over a running VM.
@@ -161,6 +166,7 @@ func (h *Host) AdoptVM(ctx context.Context, dir string) (VM, error) {
 	if err != nil {
 		return nil, err
 	}
+	patient(vm.PID())
 	tellMigrations(ctx, vm)
 	return hostVM{vm}, nil
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"colod/coordinator"
 	"colod/coordinator/pair"
 	"colod/internal/lab"
@@ -103,6 +105,7 @@ func TestAdopt(t *testing.T) {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	t.Logf("process %d adopted in %v", got.PID, time.Since(start).Round(time.Millisecond))
+	patient(t, got.PID, true)
 	check("adopted")
 	st := awaitRoles(t, l, lab.NodeA, lab.NodeB)
 	if st.VM == nil || st.VM.PID != got.PID {
@@ -130,6 +133,7 @@ func TestAdopt(t *testing.T) {
 		}
 		awaitSpeaker(t, l, st)
 		st = awaitRoles(t, l, lab.NodeB, lab.NodeA)
+		patient(t, st.VM.PID, true) // again, after the haste of its takeover
 		check("its VM killed")
 	}
 
@@ -148,6 +152,7 @@ func TestAdopt(t *testing.T) {
 		t.Fatalf("the VM that was let go does not run: %v", err)
 	}
 	bare(t, l, st.Speaker)
+	patient(t, st.VM.PID, false)
 	time.Sleep(2 * time.Second)
 	check("let go")
 
@@ -167,6 +172,18 @@ func TestAdopt(t *testing.T) {
 	}
 	awaitRoles(t, l, st.Speaker, "")
 	finished(t, s)
+}
+
+// patient checks whether the main loop of a VM leaves virtual CPUs the processor when it wakes.
+func patient(t *testing.T, pid int, want bool) {
+	t.Helper()
+	a, err := unix.SchedGetAttr(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := a.Policy == unix.SCHED_BATCH; got != want || a.Nice != 0 {
+		t.Errorf("process %d has policy %d, niceness %d; batch wanted: %v", pid, a.Policy, a.Nice, want)
+	}
 }
 
 // bare checks that nothing of colod is on a node's way to the guest.

@@ -18,7 +18,8 @@ func awaitRoles(t *testing.T, l *lab.Lab, speaker, standby string) *lab.Status {
 	t.Helper()
 	for deadline := time.Now().Add(4 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		st, err := l.Status(t.Context())
-		if err == nil && st.State == "protected" && (speaker == "" || st.Speaker == speaker) && (standby == "" || st.Standby == standby) {
+		// The speaker's own word: the other node may have read the record first.
+		if err == nil && st.State == "protected" && st.Node == st.Speaker && (speaker == "" || st.Speaker == speaker) && (standby == "" || st.Standby == standby) {
 			return st
 		}
 		if time.Now().After(deadline) {
