@@ -97,8 +97,8 @@ func keepOnce(ctx context.Context, program, config string, notify *notifySocket,
 	cmd := exec.Command(program, "run", "--config", config)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.path, fmt.Sprintf("WATCHDOG_USEC=%d", daemonWatchdog.Microseconds()))
-	// A process group of its own, as a service has.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A session of its own, as a service has: precedence is between sessions (internal/priority).
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return false, err
 	}

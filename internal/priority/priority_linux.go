@@ -3,6 +3,7 @@
 package priority
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -21,14 +22,14 @@ const Niceness = -10
 // that wakes must find a free one. Calm takes one of them.
 const Spare = 4
 
-// Raise gives this process its precedence; what it launches inherits the
+// Raise gives this process its precedence, and the session that it leads; what it launches inherits the
 // niceness, which Set takes back.
 func Raise() error {
 	if n := runtime.NumCPU() + Spare; runtime.GOMAXPROCS(0) < n {
 		runtime.GOMAXPROCS(n)
 	}
 	Calm()
-	return Set(os.Getpid(), Niceness)
+	return errors.Join(Set(os.Getpid(), Niceness), raiseSession())
 }
 
 // Set sets the niceness of all threads of a process. Threads that are made
