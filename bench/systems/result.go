@@ -260,7 +260,8 @@ func (r *run) how() []string {
 			"round. **native** is the guest alone on the bridge, QEMU without colod. **two natives** are two of them at once, each under the same load of a client of " +
 			"its own: what a second guest on the same processors costs, protection or not; figures are the mean of both. **colod** in its modes. **QEMU COLO** is QEMU's " +
 			"own: filter-mirror, filter-redirector and colo-compare on the primary, redirectors and filter-rewriter on the secondary, TCP between the nodes for the filters, a " +
-			"unix socket for the state, QEMU's own period of checkpoints (20 s). All have the same image and command line, and the systems take turns.",
+			"unix socket for the state, QEMU's own period of checkpoints (20 s). All have the same image and command line, and the systems take turns. " +
+			"colod makes the main loop of its guests one that does not preempt (SCHED_BATCH, docs/decisions/0011); the others run as QEMU starts.",
 		fmt.Sprintf("Each load lasts %s. ping is one request every 10 ms. wget is one HTTP download without an end, by a client of our own. scp is the real program. http-open "+
 			"sends %d requests a second by a schedule and counts each latency from the moment at which the request was due. compile is the real compiler tcc in the guest, "+
 			"one process a file, asked for over HTTP. mix are short jobs in the guest in the manner of UnixBench, each bound by one thing; its index is their geometric mean.", r.each, r.rate),
