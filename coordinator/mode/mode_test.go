@@ -102,17 +102,17 @@ func TestAdaptiveComesBack(t *testing.T) {
 
 func TestLatencyBound(t *testing.T) {
 	c := New(Config{Kind: Epoch, LatencyBound: 30 * time.Millisecond}, 0)
-	if d := c.Decision(); d.Interval != 30*time.Millisecond {
+	if d := c.Decision(); d.Interval != 15*time.Millisecond {
 		t.Errorf("interval %s before any checkpoint", d.Interval)
 	}
-	for range 100 {
+	for range 400 {
 		c.Checkpoint(4*time.Millisecond, false)
 	}
 	c.Checkpoint(9*time.Millisecond, false)
 	if d := c.Look(time.Second); d.Interval != 21*time.Millisecond {
 		t.Errorf("interval %s after a checkpoint of 9 ms within a bound of 30 ms", d.Interval)
 	}
-	for range 100 {
+	for range 400 {
 		c.Checkpoint(4*time.Millisecond, false)
 	}
 	if d := c.Look(time.Second); d.Interval < 24*time.Millisecond || d.Interval > 26*time.Millisecond {
@@ -121,6 +121,13 @@ func TestLatencyBound(t *testing.T) {
 	c.Checkpoint(time.Second, false)
 	if d := c.Look(time.Second); d.Interval != MinBoundInterval {
 		t.Errorf("interval %s although the bound cannot be kept", d.Interval)
+	}
+	// However long a single one took, it is forgotten in the same time.
+	for range 250 {
+		c.Checkpoint(4*time.Millisecond, false)
+	}
+	if d := c.Look(time.Second); d.Interval < 20*time.Millisecond {
+		t.Errorf("interval %s when the bound has long been kept again", d.Interval)
 	}
 }
 
