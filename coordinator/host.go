@@ -156,8 +156,11 @@ func (v hostVM) LostHeartbeat(ctx context.Context) (time.Time, error) {
 
 // Disown lets the VM run on as any other.
 func (v hostVM) Disown() error {
+	if err := v.VM.Disown(); err != nil {
+		return err // it is still ours
+	}
 	ordinary(v.PID())
-	return v.VM.Disown()
+	return nil
 }
 
 // AdoptVM takes over a running VM.
