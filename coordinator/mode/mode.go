@@ -177,13 +177,13 @@ func (c *Controller) Checkpoint(total time.Duration, diverged bool) {
 }
 
 // remember takes what a checkpoint added to the interval. More than the bound is not told apart: the interval is the shortest then
-// anyway, and soon longer again.
+// anyway, and one that took much longer is forgotten as soon as any other.
 func (c *Controller) remember(total time.Duration) {
+	left := decay
 	if bound := c.cfg.LatencyBound; bound != 0 {
-		c.total = max(c.total*boundDecay, min(total, bound).Seconds())
-	} else {
-		c.total = max(c.total*decay, total.Seconds())
+		left, total = boundDecay, min(total, bound)
 	}
+	c.total = max(c.total*left, total.Seconds())
 }
 
 // Waited tells of the frames of data that were released since it was last called, and how long they waited in sum.
