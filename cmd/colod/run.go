@@ -36,7 +36,7 @@ unless --with-guests is given. Logs go to standard error.`,
 				return configError(err)
 			}
 			if err := coordinator.RaisePriority(); err != nil {
-				log.Info().Err(err).Msg("colod runs with ordinary priority; give it CAP_SYS_NICE for shorter delays on a busy host")
+				log.Info().Err(err).Msg("colod has less precedence than it asks for; give it CAP_SYS_NICE, or LimitNICE=-15 in its service, for shorter delays on a busy host")
 			}
 			self, err := os.Executable()
 			if err != nil {

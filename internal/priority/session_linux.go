@@ -14,7 +14,7 @@ import (
 // of its threads, which counts among them alone (sched(7), "The autogroup feature"): a VM has a session of its own, so without
 // this nothing comes before its virtual CPUs. More than this takes the processor from a guest for each frame; measured in the lab,
 // two emulated guests on two processors: at 0 threads of colod waited up to 20 ms for a virtual CPU's turn to end, at -10 redis
-// lost 4 % of its requests.
+// served 6 to 11 % fewer requests, at -4 as many (docs/decisions/0011-batch-main-loop.md).
 const SessionNiceness = -4
 
 const autogroup = "/proc/self/autogroup"

@@ -29,13 +29,12 @@ func TestSession(t *testing.T) {
 		return
 	}
 	for _, leads := range []bool{true, false} {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestSession$")
-		cmd.Env = append(os.Environ(), raised+"=1")
-		// Not to lead a session, the child has one of somebody else's: a shell's, that waits for it.
-		if !leads {
-			cmd = exec.Command("sh", "-c", `"$0" "$1"; true`, os.Args[0], "-test.run=^TestSession$")
-			cmd.Env = append(os.Environ(), raised+"=1")
+		child := []string{os.Args[0], "-test.run=^TestSession$"}
+		if !leads { // the session is that of a shell, which waits for it
+			child = append([]string{"sh", "-c", `"$0" "$1"; true`}, child...)
 		}
+		cmd := exec.Command(child[0], child[1:]...)
+		cmd.Env = append(os.Environ(), raised+"=1")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		out, err := cmd.CombinedOutput()
 		if err != nil {
