@@ -13,9 +13,9 @@ import (
 	"syscall"
 	"time"
 
-	"colod/internal/osthread"
-
 	"golang.org/x/sys/unix"
+
+	"colod/internal/osthread"
 )
 
 // netnsDir is where iproute2 keeps named network namespaces.
