@@ -126,6 +126,7 @@ func (e *Engine) Logged(now int64, key frame.FlowKey, seq, end frame.Num) {
 	if fl == nil || !fl.t.s.ok {
 		return
 	}
+	e.complete(now, fl)
 	t := &fl.t
 	from := t.s.ack
 	if t.logOK && t.log.After(from) {

@@ -14,6 +14,7 @@ func (e *Engine) advance(now int64, fl *flow) {
 	}
 	was := t.v
 	for e.step(now, fl) {
+		e.flushWhole(now, fl)
 	}
 	if t.v != was {
 		e.flush(now, fl)
@@ -142,21 +143,28 @@ func (f *Frame) from(seq frame.Num) []byte {
 
 // flush releases what is held before the agreed position.
 func (e *Engine) flush(now int64, fl *flow) {
+	e.flushWhole(now, fl)
+	t := &fl.t
+	if t.held.len() == 0 {
+		return
+	}
+	if f := *t.held.at(0); f.link.start.Before(t.v) {
+		e.segment(now, fl, f, f.link.start, t.v, false, true, WhyAgreed)
+		f.link.start = t.v
+	}
+}
+
+// flushWhole releases the frames that end before the agreed position.
+func (e *Engine) flushWhole(now int64, fl *flow) {
 	t := &fl.t
 	for t.held.len() > 0 {
 		f := *t.held.at(0)
-		start, end := f.link.start, f.link.end
-		if end.AtMost(t.v) {
-			t.held.drop(1)
-			e.unkeep(f)
-			e.segment(now, fl, f, start, end, true, true, WhyAgreed)
-			continue
+		if f.link.end.After(t.v) {
+			return
 		}
-		if start.Before(t.v) {
-			e.segment(now, fl, f, start, t.v, false, true, WhyAgreed)
-			f.link.start = t.v
-		}
-		return
+		t.held.drop(1)
+		e.unkeep(f)
+		e.segment(now, fl, f, f.link.start, f.link.end, true, true, WhyAgreed)
 	}
 }
 

@@ -4,7 +4,10 @@ import "colod/internal/frame"
 
 // BeginCheckpoint suspends comparison: frames of the primary are queued from here on. What was held before may
 // still be released by what the secondary said before.
-func (e *Engine) BeginCheckpoint(int64) { e.holding = true }
+func (e *Engine) BeginCheckpoint(now int64) {
+	e.completeAll(now)
+	e.holding = true
+}
 
 // EndCheckpoint takes the completed checkpoint into account. resume is the kernel's time at which the primary's
 // guest went on: queued frames received before it, and all that was held before BeginCheckpoint, are
@@ -13,6 +16,7 @@ func (e *Engine) BeginCheckpoint(int64) { e.holding = true }
 // A clock that was set back in between must not make new output look old, so the first queued frame that is
 // not covered ends the covered part.
 func (e *Engine) EndCheckpoint(now, resume int64) {
+	e.completeAll(now)
 	e.cover(now, WhyCovered)
 	for f := e.queued.head; f != nil && f.KTime < resume; f = e.queued.head {
 		e.queued.remove(f)
@@ -45,6 +49,7 @@ func (e *Engine) Buffered() bool { return e.buffer && !e.solo }
 
 // AbortCheckpoint ends the suspension without a checkpoint: comparison goes on with what was queued.
 func (e *Engine) AbortCheckpoint(now int64) {
+	e.completeAll(now)
 	e.holding = false
 	for f := e.held.head; f != nil; f = f.link.next {
 		f.link.arrived = now
@@ -64,6 +69,7 @@ func (e *Engine) AbortCheckpoint(now int64) {
 
 // Solo releases all that is held, and all that comes, by the authority of the arbiter's record.
 func (e *Engine) Solo(now int64) {
+	e.completeAll(now)
 	e.cover(now, WhySolo)
 	e.solo, e.holding, e.buffer = true, false, false
 	e.settleAll(now)

@@ -48,6 +48,8 @@ type Engine struct {
 	syns      []*flow   // flows with a SYN that waits
 	dirty     []*flow   // flows that owe a watermark
 	soft      []*flow   // flows that owe one when there is an occasion
+	late      []*flow   // flows whose held data waits for the end of the batch
+	lateAt    int64     // time of the newest event that was postponed so
 	npieces   int
 	sent      uint64 // messages put in Out since the beginning
 	received  uint64 // of them known to have arrived
@@ -103,9 +105,10 @@ func NewEngine(cfg Config) *Engine {
 	return e
 }
 
-// Out is what is to be done since its last Reset. The call completes it (watermarks are gathered until then),
-// so it belongs after each batch of input, not before.
+// Out is what is to be done since its last Reset. The call completes it (watermarks are gathered until then, and held data that
+// the secondary's segments agree with), so it belongs after each batch of input, not before.
 func (e *Engine) Out() *Out {
+	e.completeAll(e.lateAt)
 	for i, fl := range e.dirty {
 		fl.dirty = false
 		e.dirty[i] = nil
@@ -179,6 +182,7 @@ func (e *Engine) Primary(now int64, f *Frame) {
 		return
 	}
 	fl := e.lookup(f.P.Key(true), true)
+	e.complete(now, fl)
 	fl.pTime = f.KTime
 	if f.P.Kind == frame.KindTCP {
 		e.primaryTCP(now, fl, f)
@@ -193,6 +197,7 @@ func (e *Engine) Input(_ int64, p *frame.Parsed) {
 		return
 	}
 	if fl := e.lookup(p.Key(false), false); fl != nil {
+		e.complete(e.lateAt, fl)
 		e.clientTCP(fl, p)
 	}
 }
@@ -333,7 +338,8 @@ func (e *Engine) mark(fl *flow) {
 // Notify tells the secondary's node how far the released streams go, in Out. It is not done with each release, since a
 // client's acknowledgement, which is mirrored anyway, says the same a round trip later: it belongs where something goes to
 // that node anyway, and into a slow tick.
-func (e *Engine) Notify(int64) {
+func (e *Engine) Notify(now int64) {
+	e.completeAll(now)
 	for i, fl := range e.soft {
 		e.soft[i] = nil
 		if fl.soft && !fl.dead && fl.epoch == e.epoch && fl.sid != 0 && !e.solo {
@@ -410,6 +416,7 @@ func (e *Engine) Deadline() int64 {
 
 // Tick reports what has waited too long.
 func (e *Engine) Tick(now int64) {
+	e.completeAll(now)
 	if d := e.Deadline(); d == 0 || now < d {
 		return
 	}

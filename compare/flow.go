@@ -14,6 +14,7 @@ type flow struct {
 	dead     bool   // not in the table any more
 	dirty    bool   // in Engine.dirty
 	soft     bool   // in Engine.soft, and owes it
+	late     bool   // in Engine.late, and waits for it
 	pSeen    bool   // the primary's guest has spoken in this connection
 	reported uint32 // Engine.round in which a divergence was reported
 	broken   uint32 // Engine.round in which the streams were found to differ

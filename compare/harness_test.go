@@ -211,7 +211,7 @@ func (w *world) pumpB(n int) bool {
 	return moved
 }
 
-// pumpA delivers up to n items to the engine.
+// pumpA delivers up to n items to the engine, as one batch.
 func (w *world) pumpA(n int) bool {
 	moved := false
 	for ; n > 0 && len(w.toA) > 0; n-- {
@@ -233,9 +233,9 @@ func (w *world) pumpA(n int) bool {
 		default:
 			w.e.Received(w.now, u.confirm)
 		}
-		w.collect()
 		moved = true
 	}
+	w.collect()
 	return moved
 }
 

@@ -36,6 +36,9 @@ func (e *Engine) Descriptor(now int64, d *Descriptor) {
 		return
 	}
 	fl.touched = true
+	if d.Kind != DescribeTCP {
+		e.complete(now, fl)
+	}
 	if d.KTime != 0 {
 		fl.sTime = d.KTime
 	}
@@ -102,6 +105,9 @@ func (d *Descriptor) check() string {
 // secondaryTCP handles a segment of the secondary's guest.
 func (e *Engine) secondaryTCP(now int64, fl *flow, d *Descriptor) {
 	t := &fl.t
+	if d.Flags&(frame.SYN|frame.FIN|frame.RST) != 0 {
+		e.complete(now, fl)
+	}
 	if d.Flags&frame.SYN != 0 {
 		e.secondarySYN(now, fl, d)
 		return
@@ -143,15 +149,57 @@ func (e *Engine) secondaryTCP(now int64, fl *flow, d *Descriptor) {
 	if d.Len > 0 {
 		e.addPieces(now, fl, d)
 	}
+	if (d.Len > 0 || fl.late) && t.held.len() > 0 && d.Flags&frame.FIN == 0 && !repeated {
+		e.postpone(now, fl)
+		return
+	}
+	e.complete(now, fl)
 	if d.Len > 0 || d.Flags&frame.FIN != 0 {
 		e.advance(now, fl)
 	}
-	if t.p.ok {
+	e.consider(now, fl, repeated)
+}
+
+// consider looks at what a segment of the secondary allows beside the release of data.
+func (e *Engine) consider(now int64, fl *flow, repeated bool) {
+	if fl.t.p.ok {
 		e.secondaryAck(now, fl, repeated)
 	}
-	if t.again.len() > 0 {
+	if fl.t.again.len() > 0 {
 		e.askAgain(fl)
 	}
+}
+
+// postpone leaves what is held of fl until the end of the batch, or until something else happens in fl: what the secondary said
+// in several segments may release one frame of the primary, which would else go out in as many parts.
+func (e *Engine) postpone(now int64, fl *flow) {
+	e.lateAt = now
+	if !fl.late {
+		fl.late = true
+		e.late = append(e.late, fl)
+	}
+}
+
+// complete makes up for what was postponed of fl.
+func (e *Engine) complete(now int64, fl *flow) {
+	if !fl.late {
+		return
+	}
+	fl.late = false
+	e.advance(now, fl)
+	e.consider(now, fl, false)
+	e.watch(now, fl)
+}
+
+// completeAll makes up for all that was postponed.
+func (e *Engine) completeAll(now int64) {
+	for i := 0; i < len(e.late); i++ {
+		if fl := e.late[i]; !fl.dead {
+			e.complete(now, fl)
+		}
+	}
+	clear(e.late)
+	e.late = e.late[:0]
 }
 
 // addPieces puts the described ranges of d among the pieces, by position.
