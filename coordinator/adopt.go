@@ -262,9 +262,7 @@ func (h *Host) ClaimVM(ctx context.Context, dir string, f qmp.Foreign) (VM, erro
 	if err != nil {
 		return nil, err
 	}
-	patient(vm.PID())
-	tellMigrations(ctx, vm)
-	return hostVM{vm}, nil
+	return newHostVM(ctx, vm), nil
 }
 
 // InspectVM looks at the VM behind a monitor.

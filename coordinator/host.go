@@ -108,9 +108,7 @@ func (h *Host) LaunchVM(ctx context.Context, p *config.Pair, dir string, incomin
 	}
 	// It has inherited ours. Whoever may raise a priority may lower it.
 	_ = setNice(vm.PID(), 0)
-	patient(vm.PID())
-	tellMigrations(ctx, vm)
-	return hostVM{vm}, nil
+	return newHostVM(ctx, vm), nil
 }
 
 // tellMigrations makes QEMU send MIGRATION events, by which somebody else's
@@ -126,8 +124,16 @@ func tellMigrations(ctx context.Context, vm *qmp.VM) {
 	_ = vm.Monitor().Run(ctx, "migrate-set-capabilities", map[string]any{"capabilities": []capability{{"events", true}}}, nil)
 }
 
-// hostVM gives a VM's events as a plain channel.
-type hostVM struct{ *qmp.VM }
+// hostVM is a VM whose threads have the priorities of a guest, and whose events come as a plain channel.
+type hostVM struct {
+	*qmp.VM
+	leave func() // its threads alone
+}
+
+func newHostVM(ctx context.Context, vm *qmp.VM) hostVM {
+	tellMigrations(ctx, vm)
+	return hostVM{vm, tend(vm)}
+}
 
 func (v hostVM) Events() (<-chan qmp.Event, func()) {
 	sub := v.Subscribe(4096)
@@ -159,8 +165,15 @@ func (v hostVM) Disown() error {
 	if err := v.VM.Disown(); err != nil {
 		return err // it is still ours
 	}
+	v.leave()
 	ordinary(v.PID())
 	return nil
+}
+
+// Close lets go of the VM; what its threads have got stays.
+func (v hostVM) Close() error {
+	v.leave()
+	return v.VM.Close()
 }
 
 // AdoptVM takes over a running VM.
@@ -169,9 +182,7 @@ func (h *Host) AdoptVM(ctx context.Context, dir string) (VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	patient(vm.PID())
-	tellMigrations(ctx, vm)
-	return hostVM{vm}, nil
+	return newHostVM(ctx, vm), nil
 }
 
 // EndStale ends a VM that cannot be adopted.

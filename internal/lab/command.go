@@ -132,7 +132,9 @@ func upCommand(name *string) *cobra.Command {
 // labFlags are the flags that say what lab to make.
 func labFlags(c *cobra.Command, opt *Options) {
 	f := c.Flags()
-	f.StringVar(&opt.Mode, "mode", "lockstep", "mode of protection")
+	f.StringVar(&opt.Mode, "mode", "lockstep", "mode of protection: lockstep, epoch or adaptive")
+	f.DurationVar(&opt.Interval, "interval", 0, "of checkpoints in the modes epoch and adaptive; 0: colod's default")
+	f.DurationVar(&opt.LatencyBound, "latency-bound", 0, "of output in the modes epoch and adaptive; 0: none")
 	f.IntVar(&opt.SMP, "smp", 1, "processors of the guest")
 	f.StringVar(&opt.Memory, "memory", "256M", "memory of the guest")
 	f.StringVar(&opt.Disk, "disk", "", "size of a replicated disk with an ext4 file system, on which redis keeps its data; empty for none")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,6 +112,7 @@ func TestAdopt(t *testing.T) {
 	if st.VM == nil || st.VM.PID != got.PID {
 		t.Fatalf("another VM than process %d is protected: %+v", got.PID, st.VM)
 	}
+	prompt(t, got.PID, true)
 	check("protected")
 	again, err := on(lab.NodeA).Adopt(ctx, name, coordinator.AdoptRequest{Monitor: monitor})
 	if err == nil {
@@ -153,6 +155,7 @@ func TestAdopt(t *testing.T) {
 	}
 	bare(t, l, st.Speaker)
 	patient(t, st.VM.PID, false)
+	prompt(t, st.VM.PID, false)
 	time.Sleep(2 * time.Second)
 	check("let go")
 
@@ -183,6 +186,45 @@ func patient(t *testing.T, pid int, want bool) {
 	}
 	if got := a.Policy == unix.SCHED_BATCH; got != want || a.Nice != 0 {
 		t.Errorf("process %d has policy %d, niceness %d; batch wanted: %v", pid, a.Policy, a.Nice, want)
+	}
+}
+
+// prompt waits until no thread but the main loop of a VM has its policy, and those that it has made since the VM is protected
+// have precedence; or, if want is false, none.
+func prompt(t *testing.T, pid int, want bool) {
+	t.Helper()
+	look := func() error {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil {
+			return err
+		}
+		raised := 0
+		for _, task := range tasks {
+			tid, _ := strconv.Atoi(task.Name())
+			a, err := unix.SchedGetAttr(tid, 0)
+			if err != nil || tid == pid {
+				continue
+			}
+			if a.Policy == unix.SCHED_BATCH {
+				return fmt.Errorf("thread %d has the main loop's policy", tid)
+			}
+			if a.Nice < 0 {
+				raised++
+			}
+		}
+		if (raised > 0) != want {
+			return fmt.Errorf("%d threads have precedence; wanted: %v", raised, want)
+		}
+		return nil
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		err := look()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("VM of process %d: %v", pid, err)
+		}
 	}
 }
 
