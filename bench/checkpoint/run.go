@@ -54,7 +54,7 @@ func caseName(mib int) string {
 }
 
 func run(ctx context.Context, o rig.Options) ([]*report.Result, error) {
-	rounds := o.RoundsOr(3, 1)
+	rounds := o.RoundsOr(2, 1)
 	res := &report.Result{Name: "checkpoint", Title: "Checkpoints by dirty memory", Rounds: rounds, How: how, Limits: limits}
 	names := make([]string, len(channels))
 	for i, c := range channels {

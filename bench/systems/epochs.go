@@ -17,6 +17,8 @@ const pairName = "guest"
 // A frame that the guest sends just after one release waits until the next: Period is the longest wait that the epoch can make,
 // Longest the one that a frame has had (0: none waited). The phases are those of colod's records.
 type epochTimes struct {
+	released                                 time.Time
+	under                                    string // the load meanwhile; "" between loads
 	period, longest                          float64
 	buffer, request, transfer, load, release float64
 }
@@ -50,9 +52,27 @@ func cutEpochs(all []coordinator.CheckpointRecord) []epochTimes {
 			continue
 		}
 		out = append(out, epochTimes{
-			period:  float64(released(c).Sub(released(before))) / float64(time.Millisecond),
-			longest: c.LongestMS, buffer: c.BufferMS, request: c.RequestMS, transfer: c.TransferMS, load: c.LoadMS, release: c.ReleaseMS,
+			released: released(c),
+			period:   float64(released(c).Sub(released(before))) / float64(time.Millisecond),
+			longest:  c.LongestMS, buffer: c.BufferMS, request: c.RequestMS, transfer: c.TransferMS, load: c.LoadMS, release: c.ReleaseMS,
 		})
 	}
 	return out
+}
+
+// window is when a load was on a system.
+type window struct {
+	kind     string
+	from, to time.Time
+}
+
+// under tells the epochs which load they were under.
+func under(all []epochTimes, windows []window) {
+	for i := range all {
+		for _, w := range windows {
+			if at := all[i].released; !at.Before(w.from) && at.Before(w.to) {
+				all[i].under = w.kind
+			}
+		}
+	}
 }

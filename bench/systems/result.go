@@ -107,12 +107,7 @@ func (r *run) boundSheet(res *report.Result) (report.Case, bool) {
 		some = true
 		sh.Add(s.name, "epochs", "", "", float64(len(all)))
 		var periods []float64
-		of := func(get func(epochTimes) float64) (v []float64) {
-			for _, e := range all {
-				v = append(v, get(e))
-			}
-			return v
-		}
+		of := func(get func(epochTimes) float64) []float64 { return each(all, get) }
 		for _, f := range []struct {
 			name string
 			get  func(epochTimes) float64
@@ -136,6 +131,12 @@ func (r *run) boundSheet(res *report.Result) (report.Case, bool) {
 			sh.Add(s.name, "periods beyond the bound", "%", "less", beyond(periods, s.bound))
 			sh.Add(s.name, "checkpoints that alone take longer than the bound", "%", "less", beyond(of(epochTimes.checkpoint), s.bound))
 			sh.Add(s.name, "epochs with a frame that waited beyond the bound", "%", "less", beyond(of(func(e epochTimes) float64 { return e.longest }), s.bound))
+			for _, kind := range short {
+				if part := slices.DeleteFunc(slices.Clone(all), func(e epochTimes) bool { return e.under != kind }); len(part) > 0 {
+					sh.Add(s.name, "periods beyond the bound, under "+kind, "%", "less", beyond(each(part, func(e epochTimes) float64 { return e.period }), s.bound))
+					sh.Add(s.name, "checkpoints that alone take longer, under "+kind, "%", "less", beyond(each(part, epochTimes.checkpoint), s.bound))
+				}
+			}
 		}
 		curve.Series = append(curve.Series, report.Distribution(s.name, thin(periods)))
 	}
@@ -143,6 +144,14 @@ func (r *run) boundSheet(res *report.Result) (report.Case, bool) {
 		res.Curves = append(res.Curves, curve)
 	}
 	return sh.Case(), some
+}
+
+// each is one figure of all epochs.
+func each(all []epochTimes, get func(epochTimes) float64) (v []float64) {
+	for _, e := range all {
+		v = append(v, get(e))
+	}
+	return v
 }
 
 // beyond is the share of values above the bound, in %.
@@ -266,7 +275,7 @@ func (r *run) how() []string {
 			"sends %d requests a second by a schedule and counts each latency from the moment at which the request was due. compile is the real compiler tcc in the guest, "+
 			"one process a file, asked for over HTTP. mix are short jobs in the guest in the manner of UnixBench, each bound by one thing; its index is their geometric mean.", r.each, r.rate),
 		"epochs: the period, from one checkpoint's release to the next one's, is the longest time that a frame of the guest can wait in that epoch, and what the bound is " +
-			"held against; the longest wait of a frame is what one did wait. All epochs of a system's turns are counted, from colod's own records; buffer, request, transfer, load " +
+			"held against, under all loads together and under each: ping leaves the processors to the pair, http-open uses a part of them, redis all; the longest wait of a frame is what one did wait. All epochs of a system's turns are counted, from colod's own records; buffer, request, transfer, load " +
 			"and release are the parts of the wait of the oldest output (transfer and load: the guest stands still). Where a checkpoint alone, from request to release, takes longer than " +
 			"the bound, no interval keeps it.",
 		fmt.Sprintf("changing: %s each of static replies, of replies that differ in every answer and between the guests, and of static replies again, 16 connections; lock-step, "+

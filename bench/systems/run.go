@@ -122,10 +122,13 @@ func (r *run) turn(round int, name string) {
 	if err != nil {
 		r.fail(round, name, "start", err)
 	}
+	var windows []window
 	for _, kind := range r.loadsOf(name) {
 		var out *load.Outcome
 		if s != nil {
+			from := time.Now()
 			out = r.measure(round, name, kind, s)
+			windows = append(windows, window{kind, from, time.Now()})
 		}
 		if r.samples[kind] == nil {
 			r.samples[kind] = map[string][]*load.Outcome{}
@@ -144,6 +147,7 @@ func (r *run) turn(round int, name string) {
 		if err != nil {
 			r.fail(round, name, "epochs", err)
 		}
+		under(all, windows)
 		r.epochs[name] = append(r.epochs[name], all...)
 	}
 	if r.changes(name) {

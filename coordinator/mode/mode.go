@@ -72,6 +72,10 @@ const (
 	// 0.98 leaves 8.5 % beyond the bound, 0.99 5.8 %, 0.995 4.7 %, 0.998 4.1 %, at intervals of 10.0, 7.1, 4.7 and 2.6 ms.
 	decay      = 0.98
 	boundDecay = 0.995
+	// headroom is how much longer than the longest remembered a checkpoint may be without a bound being missed. By the records of 3,059
+	// bounded epochs (30 ms) under ping, HTTP and redis, of which 0.7 % held a checkpoint that alone was longer: without it 3.3 % are
+	// beyond the bound, with 1.1 2.0 %, 1.2 1.4 %, 1.3 1.1 %, at intervals of 11.6, 10.1, 8.9 and 8.0 ms.
+	headroom = 1.2
 	// smooth is the weight of the newest checkpoint in their mean.
 	smooth = 0.125
 )
@@ -143,7 +147,7 @@ func New(cfg Config, now time.Duration) *Controller {
 	}
 	cfg.Interval = max(cfg.Interval, MinInterval)
 	// How long a checkpoint takes is not known yet: half of the bound.
-	return &Controller{cfg: cfg, buffered: cfg.Kind == Epoch, since: now, total: cfg.LatencyBound.Seconds() / 2}
+	return &Controller{cfg: cfg, buffered: cfg.Kind == Epoch, since: now, total: cfg.LatencyBound.Seconds() / 2 / headroom}
 }
 
 // Decision is the present one, without a reason.
@@ -161,7 +165,7 @@ func (c *Controller) interval() time.Duration {
 	if c.cfg.LatencyBound == 0 {
 		return c.cfg.Interval
 	}
-	d := c.cfg.LatencyBound - time.Duration(c.total*float64(time.Second))
+	d := c.cfg.LatencyBound - time.Duration(c.total*headroom*float64(time.Second))
 	return min(max(d, MinBoundInterval), c.cfg.Interval)
 }
 

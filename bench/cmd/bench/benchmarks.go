@@ -36,7 +36,7 @@ var benchmarks = []rig.Benchmark{
 var coloCompare = rig.Benchmark{
 	Name: "colo-compare", What: "comparator", Peer: "QEMU's colo-compare", Cases: colocompare.Cases,
 	Run: func(ctx context.Context, o rig.Options) ([]*report.Result, error) {
-		return one(colocompare.Run(ctx, colocompare.Options{Rounds: o.RoundsOr(3, 1), Each: o.EachOr(2*time.Second, 300*time.Millisecond), Frames: 16384, Only: o.Case,
+		return one(colocompare.Run(ctx, colocompare.Options{Rounds: o.RoundsOr(3, 1), Each: o.EachOr(time.Second, 300*time.Millisecond), Frames: 16384, Only: o.Case,
 			Profile: o.Profile, Log: o.Log}))
 	},
 	Parts: map[string]func([]string, io.Writer) int{"chardev": drop.Main},
@@ -45,7 +45,7 @@ var coloCompare = rig.Benchmark{
 var dataPath = rig.Benchmark{
 	Name: "data-path", What: "data path without VMs", Peer: "plain kernel forwarding", Cases: loads,
 	Run: func(ctx context.Context, o rig.Options) ([]*report.Result, error) {
-		return one(datapath.Run(ctx, datapath.Options{Rounds: o.RoundsOr(7, 1), Each: o.EachOr(2*time.Second, 300*time.Millisecond), Only: o.Case, Profile: o.Profile,
+		return one(datapath.Run(ctx, datapath.Options{Rounds: o.RoundsOr(4, 1), Each: o.EachOr(2*time.Second, 300*time.Millisecond), Only: o.Case, Profile: o.Profile,
 			Congestion: o.Congestion, Log: o.Log}))
 	},
 	Parts: map[string]func([]string, io.Writer) int{"load": load.Main, "datapath-node": datapath.NodeMain},
