@@ -113,7 +113,7 @@ campaign: setup ## One end-to-end campaign in full: make campaign TEST=TestLossO
 	COLOD_LONG=1 COLOD_RESULTS=$(RESULTS) $(GO) test -count=1 -v -timeout 4h -run '^$(TEST)$$' ./internal/lab/e2e
 
 .PHONY: bench
-bench: setup build ## Measure everything beside its peers, three quarters of an hour (root; ONLY=NAME,NAME for some); writes bench/results and bench/REPORT.*
+bench: setup build ## Measure everything beside its peers, forty minutes (root; ONLY=NAME,NAME for some); writes bench/results and bench/REPORT.*
 	$(GO) run ./bench/cmd/bench $(if $(ONLY),-only $(ONLY))
 
 .PHONY: bench-quick

@@ -48,7 +48,7 @@ func sizeName(n int) string {
 }
 
 func run(ctx context.Context, o rig.Options) ([]*report.Result, error) {
-	rounds, each := o.RoundsOr(3, 1), o.EachOr(time.Second, 150*time.Millisecond)
+	rounds, each := o.RoundsOr(2, 1), o.EachOr(time.Second, 150*time.Millisecond)
 	res := &report.Result{Name: "relay", Title: "Relay of the guest's state", Rounds: rounds, How: how, Limits: limits}
 	state := make([]byte, slices.Max(sizes))
 	for i := range state {

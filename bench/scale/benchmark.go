@@ -18,7 +18,7 @@ func Cases() []string { return []string{"connections", "pairs"} }
 
 // Run measures both.
 func Run(ctx context.Context, o rig.Options) ([]*report.Result, error) {
-	r := &report.Result{Name: "scale", Title: "Scale on one node", Rounds: o.RoundsOr(3, 1), How: how, Limits: limits}
+	r := &report.Result{Name: "scale", Title: "Scale on one node", Rounds: o.RoundsOr(2, 1), How: how, Limits: limits}
 	each := o.EachOr(2*time.Second, 200*time.Millisecond)
 	if o.Wants("connections") {
 		if err := growConnections(ctx, o, r, each); err != nil {

@@ -279,7 +279,7 @@ func (r *run) how() []string {
 			"and release are the parts of the wait of the oldest output (transfer and load: the guest stands still). Where a checkpoint alone, from request to release, takes longer than " +
 			"the bound, no interval keeps it.",
 		fmt.Sprintf("changing: %s each of static replies, of replies that differ in every answer and between the guests, and of static replies again, 16 connections; lock-step, "+
-			"epochs of 25 ms, and adaptive, behind the other loads. A change of mode is what colod's status and log call one: a trial of lock-step that fails within some "+
+			"epochs of 25 ms, and adaptive, behind the other loads of the first two rounds. A change of mode is what colod's status and log call one: a trial of lock-step that fails within some "+
 			"checkpoints is none, but its cost is in the rates.", 5*r.each),
 	}
 }

@@ -66,7 +66,7 @@ type changed struct {
 
 // Run measures.
 func Run(ctx context.Context, o rig.Options) (*report.Result, error) {
-	r := &run{o: o, rounds: o.RoundsOr(2, 1), each: o.EachOr(2*time.Second, 300*time.Millisecond),
+	r := &run{o: o, rounds: o.RoundsOr(3, 1), each: o.EachOr(2*time.Second, 300*time.Millisecond),
 		systems: []string{native, twin, lockstep, epoch, bound5, bound30, adaptive, peer},
 		samples: map[string]map[string][]*load.Outcome{}, epochs: map[string][]epochTimes{}, changed: map[string][]*changed{},
 		rate: 100}
@@ -79,7 +79,7 @@ func Run(ctx context.Context, o rig.Options) (*report.Result, error) {
 		r.program = vmlab.Program(t)
 		for round := range r.rounds {
 			for _, name := range r.systems {
-				if len(r.loadsOf(name)) > 0 || r.changes(name) {
+				if len(r.loadsOf(name)) > 0 || r.changes(name, round) {
 					r.turn(round, name)
 				}
 			}
@@ -136,7 +136,7 @@ func (r *run) turn(round int, name string) {
 		r.samples[kind][name] = append(r.samples[kind][name], out)
 	}
 	if s == nil {
-		if r.changes(name) {
+		if r.changes(name, round) {
 			r.changed[name] = append(r.changed[name], nil)
 		}
 		return
@@ -150,7 +150,7 @@ func (r *run) turn(round int, name string) {
 		under(all, windows)
 		r.epochs[name] = append(r.epochs[name], all...)
 	}
-	if r.changes(name) {
+	if r.changes(name, round) {
 		r.changed[name] = append(r.changed[name], r.change(round, name, s))
 	}
 	if err := s.down(); err != nil {
@@ -190,9 +190,9 @@ func (r *run) fail(round int, name, what string, err error) {
 	r.o.Log("systems FAILED: %v", line)
 }
 
-// changes tells whether a system gets the load that changes.
-func (r *run) changes(name string) bool {
-	return r.o.Wants(changing) && !r.o.Quick && (name == lockstep || name == epoch || name == adaptive)
+// changes tells whether a system gets the load that changes, which takes long, in a round.
+func (r *run) changes(name string, round int) bool {
+	return round < 2 && r.o.Wants(changing) && !r.o.Quick && (name == lockstep || name == epoch || name == adaptive)
 }
 
 // change puts the load that changes on a system; nil: it failed.

@@ -109,7 +109,7 @@ func TestLatencyBound(t *testing.T) {
 		c.Checkpoint(4*time.Millisecond, false)
 	}
 	c.Checkpoint(9*time.Millisecond, false)
-	if d := c.Look(time.Second); d.Interval.Round(time.Microsecond) != 30*time.Millisecond-9*time.Millisecond*12/10 {
+	if d := c.Look(time.Second); d.Interval.Round(time.Microsecond) != 30*time.Millisecond-9*time.Millisecond*13/10 {
 		t.Errorf("interval %s after a checkpoint of 9 ms within a bound of 30 ms", d.Interval)
 	}
 	for range 400 {
