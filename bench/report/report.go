@@ -165,11 +165,24 @@ func ThisMachine() Machine {
 		}
 	}
 	if m.Revision == "" {
-		if out, err := exec.Command("git", "describe", "--always", "--dirty").Output(); err == nil {
-			m.Revision = strings.TrimSpace(string(out))
-		}
+		m.Revision = revision()
 	}
 	return m
+}
+
+// revision is that of the tree around the working directory, "" if there is none. What a run itself writes is no change.
+func revision() string {
+	out, err := exec.Command("git", "describe", "--always").Output()
+	if err != nil {
+		return ""
+	}
+	r := strings.TrimSpace(string(out))
+	out, err = exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)",
+		":(top,exclude)bench/results", ":(top,exclude)bench/plots", ":(top,exclude)bench/REPORT.md").Output()
+	if err != nil || len(out) > 0 {
+		r += "+changes"
+	}
+	return r
 }
 
 // Load is the length of the run queue, averaged over a minute.
