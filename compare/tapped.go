@@ -101,7 +101,7 @@ func (t *Tapped) Logged(now int64, key frame.FlowKey, seq, end frame.Num) {
 
 // Notify is Engine.Notify. The tap is told when it has an effect.
 func (t *Tapped) Notify(now int64) {
-	if t.tap != nil && len(t.soft) > 0 {
+	if t.tap != nil && len(t.soft)+len(t.late) > 0 {
 		t.tap.Notify(now)
 	}
 	t.Engine.Notify(now)
