@@ -337,7 +337,7 @@ func (e *Engine) mark(fl *flow) {
 
 // Notify tells the secondary's node how far the released streams go, in Out. It is not done with each release, since a
 // client's acknowledgement, which is mirrored anyway, says the same a round trip later: it belongs where something goes to
-// that node anyway, and into a slow tick.
+// that node anyway, and into a slow tick. Like Out it completes a batch.
 func (e *Engine) Notify(now int64) {
 	e.completeAll(now)
 	for i, fl := range e.soft {
