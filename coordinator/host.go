@@ -127,12 +127,12 @@ func tellMigrations(ctx context.Context, vm *qmp.VM) {
 // hostVM is a VM whose threads have the priorities of a guest, and whose events come as a plain channel.
 type hostVM struct {
 	*qmp.VM
-	leave func() // its threads alone
+	threads *guestThreads
 }
 
 func newHostVM(ctx context.Context, vm *qmp.VM) hostVM {
 	tellMigrations(ctx, vm)
-	return hostVM{vm, tend(vm)}
+	return hostVM{vm, newGuestThreads(vm)}
 }
 
 func (v hostVM) Events() (<-chan qmp.Event, func()) {
@@ -165,16 +165,12 @@ func (v hostVM) Disown() error {
 	if err := v.VM.Disown(); err != nil {
 		return err // it is still ours
 	}
-	v.leave()
-	ordinary(v.PID())
+	v.threads.leave()
 	return nil
 }
 
-// Close lets go of the VM; what its threads have got stays.
-func (v hostVM) Close() error {
-	v.leave()
-	return v.VM.Close()
-}
+// Tend gives threads that the VM has made meanwhile their priorities.
+func (v hostVM) Tend(ctx context.Context) { v.threads.tend(ctx) }
 
 // AdoptVM takes over a running VM.
 func (h *Host) AdoptVM(ctx context.Context, dir string) (VM, error) {

@@ -11,8 +11,11 @@ import (
 	"colod/qmp/relay"
 )
 
-// monitored is a VM whose monitor can be looked at; the host's VMs are.
-type monitored interface{ Monitor() *qmp.Monitor }
+// monitored is a VM whose monitor can be looked at, and whose threads can be tended; the host's VMs are.
+type monitored interface {
+	Monitor() *qmp.Monitor
+	Tend(ctx context.Context)
+}
 
 // askTimeout is how long an answer of the monitor is waited for before others
 // may ask it; it may still come later, and counts.
@@ -22,6 +25,7 @@ const askTimeout = 200 * time.Millisecond
 type vmWatch struct {
 	d   *driver
 	h   *vmHandle
+	vm  monitored
 	mon *qmp.Monitor
 
 	start time.Time
@@ -35,7 +39,7 @@ func (d *driver) superviseVM(h *vmHandle) (end func()) {
 	if !ok || d.sup == nil {
 		return func() {}
 	}
-	w := &vmWatch{d: d, h: h, mon: m.Monitor(), start: time.Now()}
+	w := &vmWatch{d: d, h: h, vm: m, mon: m.Monitor(), start: time.Now()}
 	tell := func(_ context.Context, do watchdog.Do) error {
 		d.post(pair.VMHung{VM: h.id, Reason: "the VM hangs: " + do.Reason})
 		return nil
@@ -59,6 +63,9 @@ const actTell = "tell the pair"
 // look looks once at the VM.
 func (w *vmWatch) look(ctx context.Context) error {
 	answered := w.ask(ctx)
+	if answered {
+		w.tend(ctx)
+	}
 	v, ok := readProcess(w.h.PID())
 	if !ok {
 		return nil // it is dead, which others tell
@@ -90,6 +97,13 @@ func (w *vmWatch) ask(ctx context.Context) bool {
 	defer cancel()
 	_, err := w.h.QueryStatus(ctx)
 	return err == nil
+}
+
+// tend sees to the threads of a VM whose monitor answers.
+func (w *vmWatch) tend(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	w.vm.Tend(ctx)
 }
 
 // waits reports whether the VM here may be waiting for what the other node's owes it

@@ -29,6 +29,21 @@ func (v *VM) QueryStatus(ctx context.Context) (Status, error) {
 	return s, err
 }
 
+// CPUThreads are the threads of the virtual CPUs, by their number on the host.
+func (v *VM) CPUThreads(ctx context.Context) ([]int, error) {
+	var cpus []struct {
+		Thread int `json:"thread-id"`
+	}
+	if err := v.mon.Run(ctx, "query-cpus-fast", nil, &cpus); err != nil {
+		return nil, err
+	}
+	tids := make([]int, len(cpus))
+	for i, c := range cpus {
+		tids[i] = c.Thread
+	}
+	return tids, nil
+}
+
 // QueryColo returns the COLO mode.
 func (v *VM) QueryColo(ctx context.Context) (ColoStatus, error) {
 	var s ColoStatus

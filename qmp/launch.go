@@ -395,15 +395,12 @@ func attach(ctx context.Context, cfg VMConfig, reg registry, proc *process, star
 		return nil, err
 	}
 	// An answer that comes after the handle was opened proves that the handle is of the listener.
-	var cpus []struct {
-		Thread int `json:"thread-id"`
-	}
-	if err := v.mon.Run(ctx, "query-cpus-fast", nil, &cpus); err != nil {
+	cpus, err := v.CPUThreads(ctx)
+	if err != nil {
 		return nil, err
 	}
-	v.proc.watchThread(v.proc.pid)
-	for _, c := range cpus {
-		v.proc.watchThread(c.Thread)
+	for _, tid := range append(cpus, v.proc.pid) {
+		v.proc.watchThread(tid)
 	}
 	go func() {
 		select {

@@ -1,7 +1,6 @@
 package priority
 
 import (
-	"runtime"
 	"strings"
 	"testing"
 
@@ -19,10 +18,7 @@ func policyOf(t *testing.T, tid int) (uint32, int32) {
 }
 
 func TestBatch(t *testing.T) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and the thread ends with the goroutine
+	onThread(func() {
 		_, nice := policyOf(t, 0)
 		nice = min(nice+1, 19) // which anybody may
 		if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), int(nice)); err != nil {
@@ -53,8 +49,7 @@ func TestBatch(t *testing.T) {
 				t.Errorf("Batch(%v) of an idle thread: policy %d", on, got)
 			}
 		}
-	}()
-	<-done
+	})
 	if err := Batch(1<<30, true); err == nil || !strings.Contains(err.Error(), "thread 1073741824") {
 		t.Error(err)
 	}

@@ -36,19 +36,29 @@ func Raise() error {
 // later inherit it from the one that makes them (sched(7)). Threads of a
 // real-time policy keep it.
 func Set(pid, nice int) error {
-	dir := fmt.Sprintf("/proc/%d/task", pid)
-	tasks, err := os.ReadDir(dir)
+	tids, err := threads(pid)
 	if err != nil {
 		return fmt.Errorf("set priority: %w", err)
 	}
-	for _, t := range tasks {
-		tid, err := strconv.Atoi(t.Name())
-		if err != nil {
-			continue
-		}
+	for _, tid := range tids {
 		if err := unix.Setpriority(unix.PRIO_PROCESS, tid, nice); err != nil && err != unix.ESRCH {
 			return fmt.Errorf("set priority of process %d: %w", pid, err)
 		}
 	}
 	return nil
+}
+
+// threads are the numbers of a process's threads.
+func threads(pid int) ([]int, error) {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return nil, err
+	}
+	tids := make([]int, 0, len(tasks))
+	for _, t := range tasks {
+		if tid, err := strconv.Atoi(t.Name()); err == nil {
+			tids = append(tids, tid)
+		}
+	}
+	return tids, nil
 }

@@ -2,49 +2,73 @@ package priority
 
 import (
 	"fmt"
-	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// Prompt gives precedence to the threads of a process that have inherited SCHED_BATCH from its first one: they become ordinary
-// ones with colod's Niceness. If on is false, these and those that it made so become just ordinary ones. All others stay as they are.
+// Heirs are the threads of a process that have SCHED_BATCH as its first one has: inherited from it, or chosen for all of them.
+// There are none when the first has another policy.
 //
-// In a QEMU whose main loop was made patient (Batch) these are the ones that it makes later: those that save and load the state
-// of a checkpoint, and those that write to disks. They work for as long as a guest waits for them, and virtual CPUs must not
-// keep them waiting. Linux has no way to keep a thread's children from inheriting this policy: SCHED_FLAG_RESET_ON_FORK is for
-// real-time ones (sched(7)).
-func Prompt(pid int, on bool) error {
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		return fmt.Errorf("set priority: %w", err)
+// In a QEMU whose main loop was made patient (Batch) these are the threads that it makes later: those that save and load the
+// state of a checkpoint, and those that write to disks. Linux has no way to keep a thread's children from inheriting this
+// policy: SCHED_FLAG_RESET_ON_FORK is for real-time ones (sched(7)).
+func Heirs(pid int) ([]int, error) {
+	var heirs []int
+	err := each(pid, func(tid int, a *unix.SchedAttr) error {
+		if a.Policy == unix.SCHED_BATCH {
+			heirs = append(heirs, tid)
+		}
+		return nil
+	})
+	first, ferr := unix.SchedGetAttr(pid, 0)
+	if err != nil || ferr != nil || first.Policy != unix.SCHED_BATCH {
+		return nil, err
 	}
-	for _, t := range tasks {
-		tid, err := strconv.Atoi(t.Name())
-		if err != nil || tid == pid {
-			continue
-		}
-		if err := prompt(tid, on); err != nil && err != unix.ESRCH {
-			return fmt.Errorf("set priority of thread %d of process %d: %w", tid, pid, err)
-		}
+	return heirs, nil
+}
+
+// Prompt makes a heir an ordinary thread with colod's Niceness: it works for as long as a guest waits for it, and virtual CPUs
+// must not keep it waiting.
+func Prompt(tid int) error {
+	a, err := unix.SchedGetAttr(tid, 0)
+	if err == nil && a.Policy == unix.SCHED_BATCH {
+		a.Policy, a.Nice = unix.SCHED_NORMAL, Niceness
+		err = unix.SchedSetAttr(tid, a, 0)
+	}
+	if err != nil && err != unix.ESRCH {
+		return fmt.Errorf("set priority of thread %d: %w", tid, err)
 	}
 	return nil
 }
 
-func prompt(tid int, on bool) error {
-	a, err := unix.SchedGetAttr(tid, 0)
-	switch {
-	case err != nil:
-		return err
-	case on && a.Policy == unix.SCHED_BATCH:
-		a.Policy, a.Nice = unix.SCHED_NORMAL, Niceness
-	case !on && a.Policy == unix.SCHED_BATCH:
-		a.Policy = unix.SCHED_NORMAL
-	case !on && a.Policy == unix.SCHED_NORMAL && a.Nice == Niceness:
+// Unprompt gives the threads of a process that Prompt has raised the ordinary niceness.
+func Unprompt(pid int) error {
+	return each(pid, func(tid int, a *unix.SchedAttr) error {
+		if a.Policy != unix.SCHED_NORMAL || a.Nice != Niceness {
+			return nil
+		}
 		a.Nice = 0
-	default:
-		return nil
+		return unix.SchedSetAttr(tid, a, 0)
+	})
+}
+
+// each calls fn for the threads of a process but its first. Those that end meanwhile are left out.
+func each(pid int, fn func(tid int, a *unix.SchedAttr) error) error {
+	tids, err := threads(pid)
+	if err != nil {
+		return fmt.Errorf("set priority: %w", err)
 	}
-	return unix.SchedSetAttr(tid, a, 0)
+	for _, tid := range tids {
+		if tid == pid {
+			continue
+		}
+		a, err := unix.SchedGetAttr(tid, 0)
+		if err == nil {
+			err = fn(tid, a)
+		}
+		if err != nil && err != unix.ESRCH {
+			return fmt.Errorf("set priority of thread %d of process %d: %w", tid, pid, err)
+		}
+	}
+	return nil
 }
