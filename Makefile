@@ -23,7 +23,7 @@ TEST ?= TestTorture
 TOOLS := qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mkfs.ext4:e2fsprogs ip:iproute2 bridge:iproute2 ethtool:ethtool \
 	tcpdump:tcpdump ssh:openssh-client scp:openssh-client redis-cli:redis-tools iperf3:iperf3 wget:wget curl:curl \
 	socat:socat cc:gcc dpkg-deb:dpkg etcd:etcd-server promtool:prometheus tshark:tshark \
-	tmux:tmux chromium:chromium node:nodejs npm:npm
+	git:git tmux:tmux chromium:chromium node:nodejs npm:npm
 # The same for what checks deploy.
 CHECK_TOOLS := systemd-analyze:systemd shellcheck:shellcheck yamllint:yamllint ansible-lint:ansible-lint ansible-playbook:ansible \
 	lintian:lintian dpkg-deb:dpkg xz:xz-utils man:man-db zsh:zsh fish:fish xmllint:libxml2-utils ocf-tester:resource-agents

@@ -165,19 +165,19 @@ func ThisMachine() Machine {
 		}
 	}
 	if m.Revision == "" {
-		m.Revision = revision()
+		m.Revision = revision(".")
 	}
 	return m
 }
 
-// revision is that of the tree around the working directory, "" if there is none. What a run itself writes is no change.
-func revision() string {
-	out, err := exec.Command("git", "describe", "--always").Output()
+// revision is that of the tree around dir, "" if there is none. What a run itself writes is no change.
+func revision(dir string) string {
+	out, err := exec.Command("git", "-C", dir, "describe", "--always").Output()
 	if err != nil {
 		return ""
 	}
 	r := strings.TrimSpace(string(out))
-	out, err = exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)",
+	out, err = exec.Command("git", "-C", dir, "status", "--porcelain", "--untracked-files=no", "--", ":(top)",
 		":(top,exclude)bench/results", ":(top,exclude)bench/plots", ":(top,exclude)bench/REPORT.md").Output()
 	if err != nil || len(out) > 0 {
 		r += "+changes"

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -173,4 +174,49 @@ func read(t *testing.T, file string) string {
 		t.Fatal(err)
 	}
 	return string(bytes.TrimSpace(b))
+}
+
+// TestRevision: a run's own results do not make the tree a changed one, anything else that is tracked does.
+func TestRevision(t *testing.T) {
+	dir := t.TempDir()
+	if got := revision(dir); got != "" {
+		t.Fatalf("revision %q of no tree", got)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	git := func(words ...string) {
+		t.Helper()
+		if out, err := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=n", "-c", "user.email=n@example.org"}, words...)...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v: %s", words, err, out)
+		}
+	}
+	results := []string{"bench/results/link.json", "bench/plots/link.svg", "bench/REPORT.md"}
+	for _, name := range append(results, "code.go") {
+		write(name, "one")
+	}
+	git("init", "-q")
+	git("add", "-A")
+	git("commit", "-q", "-m", "one")
+	clean := revision(dir)
+	if clean == "" || strings.Contains(clean, "+") {
+		t.Fatalf("revision %q of a clean tree", clean)
+	}
+	for _, name := range results {
+		write(name, "two")
+	}
+	write("new", "not tracked")
+	if got := revision(filepath.Join(dir, "bench")); got != clean {
+		t.Errorf("revision %q behind a run, want %q", got, clean)
+	}
+	write("code.go", "two")
+	if got, want := revision(dir), clean+"+changes"; got != want {
+		t.Errorf("revision %q of a changed tree, want %q", got, want)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"colod/bench/load"
 	"colod/coordinator"
 )
 
@@ -28,5 +29,29 @@ func TestCutEpochs(t *testing.T) {
 	}
 	if cutEpochs(nil) != nil {
 		t.Error("epochs of nothing")
+	}
+}
+
+func TestUnder(t *testing.T) {
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	s := func(n int) time.Time { return at.Add(time.Duration(n) * time.Second) }
+	all := []epochTimes{{released: s(0)}, {released: s(1)}, {released: s(2)}, {released: s(3)}, {released: s(4)}}
+	under(all, []window{{"ping", s(1), s(2)}, {"redis", s(3), s(5)}})
+	for i, want := range []string{"", "ping", "", "redis", "redis"} {
+		if got := all[i].under; got != want {
+			t.Errorf("epoch of second %d is under %q, want %q", i, got, want)
+		}
+	}
+}
+
+func TestStood(t *testing.T) {
+	r := &run{samples: map[string]map[string][]*load.Outcome{"wget": {
+		peer:   {{Bytes: 80e6, Seconds: 1}, {Bytes: 5e4, Seconds: 1}, nil, {Bytes: 4e4, Seconds: 1}},
+		native: {{Bytes: 90e6, Seconds: 1}, {Bytes: 10e6, Seconds: 1}},
+	}}}
+	for system, want := range map[string]int{peer: 2, native: 0, lockstep: 0} {
+		if got := r.stood(system, "wget"); got != want {
+			t.Errorf("%s stood still in %d rounds, want %d", system, got, want)
+		}
 	}
 }

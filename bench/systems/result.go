@@ -279,9 +279,29 @@ func (r *run) how() []string {
 			"and release are the parts of the wait of the oldest output (transfer and load: the guest stands still). Where a checkpoint alone, from request to release, takes longer than " +
 			"the bound, no interval keeps it.",
 		fmt.Sprintf("changing: %s each of static replies, of replies that differ in every answer and between the guests, and of static replies again, 16 connections; lock-step, "+
-			"epochs of 25 ms, and adaptive, behind the other loads of the first two rounds. A change of mode is what colod's status and log call one: a trial of lock-step that fails within some "+
-			"checkpoints is none, but its cost is in the rates.", 5*r.each),
+			"epochs of 25 ms, and adaptive, behind the other loads of the first %d rounds. A change of mode is what colod's status and log call one: a trial of lock-step that fails within some "+
+			"checkpoints is none, but its cost is in the rates.", 5*r.each, changingRounds),
 	}
+}
+
+// stood is in how many rounds a system did next to nothing under a load that it did carry in another.
+func (r *run) stood(system, kind string) (n int) {
+	k, ok := load.Find(kind)
+	if !ok {
+		return 0
+	}
+	var all []float64
+	for _, o := range r.samples[kind][system] {
+		if o != nil {
+			all = append(all, throughput(k, o))
+		}
+	}
+	for _, v := range all {
+		if v < slices.Max(all)/100 {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *run) limits() []string {
@@ -290,6 +310,11 @@ func (r *run) limits() []string {
 			"twice. The ratio to *two natives* leaves that out; it also has two clients, so it errs in favour of the protected systems.",
 		"The network between the hosts is memory: it has no delay and no limit.",
 		"Neither a C compiler of the size of gcc nor the original UnixBench runs in the guest; the ratios say what kinds of work cost, not what a certain program costs.",
+	}
+	for _, kind := range loads {
+		if n, all := r.stood(peer, kind), len(r.samples[kind][peer]); n > 0 {
+			l = append(l, fmt.Sprintf("%s stood still under %s in %d of %d rounds (below a hundredth of its best): ratios to it say that much, not more.", peer, kind, n, all))
+		}
 	}
 	if len(r.failed) > 0 {
 		l = append(l, fmt.Sprintf("%d measurements failed and count as a throughput of 0:", len(r.failed)))

@@ -16,8 +16,11 @@ import (
 	"colod/bench/vmlab"
 )
 
-// changing is the case of the load that changes.
-const changing = "changing"
+// changing is the case of the load that changes. It takes long, so it has fewer rounds.
+const (
+	changing       = "changing"
+	changingRounds = 2
+)
 
 // loads of the benchmark, in the order in which they run.
 var loads = []string{"ping", "wget", "scp", "http-static", "http-open", "redis", "compile", "mix"}
@@ -190,9 +193,9 @@ func (r *run) fail(round int, name, what string, err error) {
 	r.o.Log("systems FAILED: %v", line)
 }
 
-// changes tells whether a system gets the load that changes, which takes long, in a round.
+// changes tells whether a system gets the load that changes in a round.
 func (r *run) changes(name string, round int) bool {
-	return round < 2 && r.o.Wants(changing) && !r.o.Quick && (name == lockstep || name == epoch || name == adaptive)
+	return round < changingRounds && r.o.Wants(changing) && !r.o.Quick && (name == lockstep || name == epoch || name == adaptive)
 }
 
 // change puts the load that changes on a system; nil: it failed.
